@@ -1,0 +1,316 @@
+"""Hubbub: declares rooms, messages, endpoints and hooks, wires the parts, and is the ASGI application."""
+
+import asyncio
+import inspect
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio.to_thread
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.routing import Router as HTTPRouter
+from starlette.types import Receive, Scope, Send
+
+from .brokers import open_broker
+from .brokers.base import Broker
+from .engine.callback import CONNECTION, Callback, Function
+from .engine.connection import Connection
+from .engine.drain import drain
+from .engine.hub import Hub
+from .engine.lifecycle import Hooks, serve_endpoint, serve_session
+from .engine.membership import inbox_of
+from .engine.pattern import Pattern
+from .engine.room import DEFAULT_AGE, AnyFunction, Room, Rooms
+from .engine.router import Router
+from .engine.transport import Transport
+from .errors import CollisionError, ConfigurationError
+from .observe.log import logger
+from .protocol.codecs import negotiate
+from .settings import Settings
+from .transports.asgi import ASGITransport
+from .transports.native import EXTENSION
+
+Hook = TypeVar("Hook", bound=Function)
+
+running: "weakref.WeakSet[Hubbub]" = weakref.WeakSet()
+"""The hubs that are started in this process, for a server that stops."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A path and the handler of the bare connections to it."""
+
+    pattern: Pattern
+    handler: Callback
+
+
+class Hubbub:
+    """The application.
+
+    >>> hub = Hubbub()
+    >>> chat = hub.room("chat/{name}", history=200)
+
+    `path` is where clients of the protocol connect. `settings` are overridden by the environment
+    (:class:`Settings`). `broker` is a broker object of your own, used instead of the one that the setting
+    of that name says.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, path: str = "/", broker: Broker | None = None
+    ) -> None:
+        self.settings = Settings.load(settings)
+        self.path = path
+        self.rooms: list[Rooms] = []
+        self.endpoints: list[Endpoint] = []
+        self.router = Router("the hub", {Connection: CONNECTION})
+        self._broker = broker
+        self._hub = Hub(self.settings)
+        self._hooks = Hooks()
+        self._inboxes = Rooms(
+            self._hub,
+            inbox_of("{user}"),
+            history=self.settings.inbox_history,
+            history_age=DEFAULT_AGE,
+            presence=False,
+            place="hubbub itself",
+        )
+        self._startup: list[Function] = []
+        self._shutdown: list[Function] = []
+        self._started = False
+        self._draining = False
+        self._starting = asyncio.Lock()
+        self._http = HTTPRouter([Route("/healthz", self._healthz), Route("/readyz", self._readyz)])
+
+    # Declaring
+
+    def room(
+        self, pattern: str, *, history: int = 0, history_age: float = DEFAULT_AGE, presence: bool = False
+    ) -> Rooms:
+        """Declare the rooms whose name is of a pattern: ``"chat/{name}"``. Clients can join no others.
+
+        `history` messages are kept for those who come later or come back, none for longer than
+        `history_age` seconds. With `presence`, members see who is there.
+
+        Raises :exc:`CollisionError` if a name could be of two patterns.
+        """
+        caller = inspect.stack(context=0)[1]
+        place = f"{caller.filename}:{caller.lineno}"
+        if pattern.startswith("$"):
+            raise ConfigurationError(
+                f"The rooms {pattern!r}: names that start with $ are the protocol's own."
+            )
+        declared = Rooms(
+            self._hub, pattern, history=history, history_age=history_age, presence=presence, place=place
+        )
+        for other in self.rooms:
+            if declared.pattern.overlaps(other.pattern):
+                raise CollisionError(
+                    f"A name can be of both {pattern!r} ({place}) and {other.pattern.text!r} ({other.place}). "
+                    "Make the patterns differ in a part that has no braces."
+                )
+        self.rooms.append(declared)
+        return declared
+
+    def user(self, user: str) -> Room:
+        """Return a user's inbox: a room with history that all their connections are in."""
+        return Room(self._hub, self._inboxes, inbox_of(user))
+
+    def endpoint(self, path: str) -> Callable[[AnyFunction], AnyFunction]:
+        """Serve bare connections to a path with a handler, as with the `websockets` library.
+
+        The handler takes the connection, and the named parts of the path by their names. The connection
+        is closed when it returns.
+        """
+
+        def declare(handler: AnyFunction) -> AnyFunction:
+            pattern = Pattern(path)
+            callback = Callback(handler, {Connection: CONNECTION}, pattern.names, any_connection=True)
+            taken = [(other.pattern, other.handler.place) for other in self.endpoints]
+            for other, place in [*taken, (Pattern(self.path), "the path of the hub itself")]:
+                if pattern.overlaps(other):
+                    raise CollisionError(
+                        f"A path can be of both {path!r} ({callback.place}) and {other.text!r} ({place}). "
+                        "Give one of them another path."
+                    )
+            self.endpoints.append(Endpoint(pattern, callback))
+            return handler
+
+        return declare
+
+    def on_message(self, handler: AnyFunction) -> AnyFunction:
+        """Handle messages that are sent to no room, of the class that one parameter is annotated with."""
+        self.router.add(handler)
+        return handler
+
+    def authenticate(self, hook: Hook) -> Hook:
+        """Ask it who a connection is: it returns the user's id, or None for a guest, or raises `Denied`."""
+        self._hooks.authenticate = self._hook(hook, self._hooks.authenticate, "authenticate")
+        return hook
+
+    def on_connect(self, hook: Hook) -> Hook:
+        """Call it when a client is connected and logged in; raise `Denied` to refuse it."""
+        self._hooks.connect = self._hook(hook, self._hooks.connect, "on_connect")
+        return hook
+
+    def on_disconnect(self, hook: Hook) -> Hook:
+        """Call it, whatever happened, after a client's connection ended."""
+        self._hooks.disconnect = self._hook(hook, self._hooks.disconnect, "on_disconnect")
+        return hook
+
+    def on_startup(self, hook: Hook) -> Hook:
+        """Call it, without arguments, before the first connection."""
+        self._startup.append(hook)
+        return hook
+
+    def on_shutdown(self, hook: Hook) -> Hook:
+        """Call it, without arguments, after the last connection."""
+        self._shutdown.append(hook)
+        return hook
+
+    def _hook(self, hook: Function, present: Callback | None, kind: str) -> Callback:
+        callback = Callback(hook, {Connection: CONNECTION})
+        if present is not None:
+            raise CollisionError(
+                f"There are two {kind} hooks: {present.place} and {callback.place}. Make it one."
+            )
+        return callback
+
+    # Running
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002
+        """Run the hub while the body runs. A host application takes it as its `lifespan`."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Connect to the broker and call the startup hooks; nothing if it is done already."""
+        async with self._starting:
+            if self._started:
+                return
+            broker = self._broker or open_broker(self.settings)
+            if self.settings.workers > 1 and self.rooms and not broker.guarantees.shared:
+                raise ConfigurationError(
+                    f"{self.settings.workers} workers would each have rooms of their own: "
+                    "their broker is one process's. Use one worker, or a broker that processes share."
+                )
+            await self._hub.start(broker)
+            self._started = True
+            self._draining = False
+            running.add(self)
+            for hook in self._startup:
+                await _call(hook)
+
+    async def stop(self) -> None:
+        """Let the clients go, call the shutdown hooks, leave the broker; nothing if it is not started."""
+        if self._started:
+            await self.drain()
+            for hook in reversed(self._shutdown):
+                await _call(hook)
+            running.discard(self)
+            await self._hub.stop()
+            self._started = False
+
+    async def drain(self) -> None:
+        """Take no new connections and let the present ones go, within the setting `drain`."""
+        self._draining = True
+        if self._hub.connections:
+            await drain(self._hub, self.settings.drain)
+
+    # Serving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except ConfigurationError as problem:
+            # It is a sentence already; a traceback would hide it.
+            await send({"type": "lifespan.startup.failed", "message": str(problem)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        found = None if path == self.path else self._endpoint(path)
+        if path != self.path and found is None:
+            await _refuse(scope, send, 404, f"There is no WebSocket at {path}.\n")
+            return
+        if self._draining:
+            await _refuse(scope, send, 503, "The server restarts; come back in a moment.\n")
+            return
+        await self._start_late()
+        native: Transport | None = scope.get("extensions", {}).get(EXTENSION)
+        transport: Transport = native or ASGITransport(receive, send)
+        flusher = self._hub.flusher
+        if found is not None:
+            connection = Connection(scope, transport, flusher, self.settings, None)
+            await serve_endpoint(self._hub, connection, *found)
+        else:
+            codec, subprotocol = negotiate(scope["subprotocols"])
+            await serve_session(
+                self._hub,
+                Connection(scope, transport, flusher, self.settings, codec),
+                subprotocol,
+                hooks=self._hooks,
+                router=self.router,
+                rooms=self.rooms,
+                inboxes=self._inboxes,
+            )
+
+    def _endpoint(self, path: str) -> tuple[Callback, tuple[str, ...]] | None:
+        for endpoint in self.endpoints:
+            values = endpoint.pattern.match(path)
+            if values is not None:
+                return endpoint.handler, values
+        return None
+
+    async def _start_late(self) -> None:
+        if not self._started:
+            logger.warning(
+                "started without lifespan: shutdown hooks won't run; give the host application "
+                "lifespan=hub.lifespan",
+            )
+            await self.start()
+
+    async def _healthz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002
+        return PlainTextResponse("alive\n")
+
+    async def _readyz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002
+        if self._started and not self._draining:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("not ready\n", 503)
+
+
+async def _call(hook: Function) -> None:
+    if inspect.iscoroutinefunction(hook):
+        await hook()
+    else:
+        await anyio.to_thread.run_sync(hook)
+
+
+async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": text.strip()})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": text.encode()})

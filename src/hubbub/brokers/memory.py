@@ -1,0 +1,215 @@
+"""The embedded broker: rooms of one process, in its memory."""
+
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..protocol.envelope import Position
+from .base import Departure, Entry, Guarantees, History, Receiver, Retention
+
+MAX_KEYS = 10_000
+"""Deduplication keys remembered for each room; the oldest is forgotten first."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One room: its offsets, its history and who is subscribed."""
+
+    epoch: str
+    offset: int = 0
+    entries: deque[tuple[float, Entry]] = field(default_factory=deque)
+    retention: Retention | None = None
+    keys: "OrderedDict[str, tuple[float, Position]]" = field(default_factory=OrderedDict)
+    subscribers: dict[str, Receiver] = field(default_factory=dict)
+    members: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
+    """Member -> connection -> (instance, details), in the order in which they came."""
+
+
+class MemoryStore:
+    """The rooms themselves; brokers that share a store see each other as instances do.
+
+    `clock` returns seconds; `window` is the deduplication window and `lease` the time after which an
+    instance that did not renew is gone, both in seconds.
+    """
+
+    def __init__(
+        self, *, window: float = 300.0, lease: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.window = window
+        self.lease = lease
+        self.clock = clock
+        self.streams: OrderedDict[str, _Stream] = OrderedDict()
+        self.instances: dict[str, tuple[Receiver, float]] = {}
+
+    def stream(self, room: str) -> _Stream:
+        """Return the room's stream, begun anew with its own epoch if there is none."""
+        stream = self.streams.get(room)
+        if stream is None:
+            stream = self.streams[room] = _Stream(secrets.token_hex(6))
+        return stream
+
+    def trim(self, stream: _Stream, now: float) -> None:
+        """Forget entries and keys that are too many or too old."""
+        if stream.retention is not None:
+            oldest = now - stream.retention.age
+            entries = stream.entries
+            while entries and (len(entries) > stream.retention.count or entries[0][0] < oldest):
+                entries.popleft()
+        keys = stream.keys
+        while keys and (len(keys) > MAX_KEYS or next(iter(keys.values()))[0] < now - self.window):
+            keys.popitem(last=False)
+
+    def forget_unused(self, now: float) -> None:
+        """Drop a stream that nobody is in and that remembers nothing, if it is its turn to be looked at.
+
+        One look for each publish: what is forgotten keeps up with what is made, and no publish waits for
+        a walk through all rooms.
+        """
+        room = next(iter(self.streams))
+        stream = self.streams[room]
+        self.trim(stream, now)
+        if stream.entries or stream.keys or stream.subscribers or stream.members:
+            self.streams.move_to_end(room)
+        else:
+            del self.streams[room]
+
+
+class MemoryBroker:
+    """One instance's part in a :class:`MemoryStore`; without one it has its own."""
+
+    guarantees = Guarantees(shared=False, durable=False)
+
+    def __init__(self, store: MemoryStore | None = None, *, instance: str | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.instance = instance or secrets.token_hex(6)
+
+    async def start(self, receiver: Receiver) -> None:
+        """Deliver to `receiver` from now on."""
+        self.store.instances[self.instance] = (receiver, self.store.clock() + self.store.lease)
+
+    async def stop(self) -> None:
+        """Take this instance out of every room."""
+        self.store.instances.pop(self.instance, None)
+        for stream in self.store.streams.values():
+            stream.subscribers.pop(self.instance, None)
+        self._remove_members(lambda instance: instance == self.instance)
+
+    async def publish(
+        self, room: str, payload: bytes, *, sender: str | None, key: str | None, keep: Retention | None
+    ) -> Position:
+        """Publish and return the message's position (see :meth:`.base.Broker.publish`)."""
+        store = self.store
+        stream = store.stream(room)
+        now = store.clock()
+        if key is not None:
+            store.trim(stream, now)
+            repeated = stream.keys.get(key)
+            if repeated is not None:
+                return repeated[1]
+        if keep is not None:
+            stream.offset += 1
+            entry = Entry(stream.offset, payload, sender)
+            stream.retention = keep
+            stream.entries.append((now, entry))
+            store.trim(stream, now)
+        else:
+            entry = Entry(None, payload, sender)
+        position = Position(stream.epoch, stream.offset)
+        if key is not None:
+            stream.keys[key] = (now, position)
+        for receiver in list(stream.subscribers.values()):
+            receiver.deliver(room, entry, stream.epoch)
+        store.forget_unused(now)
+        return position
+
+    async def subscribe(self, room: str) -> Position:
+        """Return the position from which on every message of the room will be delivered."""
+        stream = self.store.stream(room)
+        stream.subscribers[self.instance] = self.store.instances[self.instance][0]
+        return Position(stream.epoch, stream.offset)
+
+    async def unsubscribe(self, room: str) -> None:
+        """Stop the deliveries of a room."""
+        stream = self.store.streams.get(room)
+        if stream is not None:
+            stream.subscribers.pop(self.instance, None)
+            self._forget_if_untouched(room, stream)
+
+    async def history(self, room: str, since: Position | None, limit: int) -> History:
+        """Return kept messages (see :meth:`.base.Broker.history`)."""
+        stream = self.store.streams.get(room)
+        if stream is None:
+            # Nobody published or subscribed here: an answer must not make a room that then stays.
+            stream = _Stream(secrets.token_hex(6))
+        self.store.trim(stream, self.store.clock())
+        kept = [entry for _, entry in stream.entries]
+        oldest = stream.offset - len(kept)
+        if since is None:
+            entries, complete = kept[-limit:], True
+            start = stream.offset - len(entries)
+        elif since.epoch != stream.epoch or since.offset > stream.offset:
+            entries, complete, start = kept[:limit], False, oldest
+        else:
+            start = max(since.offset, oldest)
+            first = start - oldest
+            entries, complete = kept[first : first + limit], since.offset >= oldest
+        return History(entries, Position(stream.epoch, start + len(entries)), complete)
+
+    async def enter(self, room: str, member: str, connection: str, details: bytes) -> bool:
+        """Note that a member is in the room on a connection; tell whether it is the member's first."""
+        members = self.store.stream(room).members
+        connections = members.setdefault(member, {})
+        connections[connection] = (self.instance, details)
+        return len(connections) == 1
+
+    async def leave(self, room: str, member: str, connection: str) -> bool:
+        """Note that a connection of a member left; tell whether it was the member's last."""
+        stream = self.store.streams.get(room)
+        connections = stream.members.get(member) if stream else None
+        if stream is None or connections is None or connections.pop(connection, None) is None or connections:
+            return False
+        del stream.members[member]
+        self._forget_if_untouched(room, stream)
+        return True
+
+    async def members(self, room: str) -> dict[str, bytes]:
+        """Return who is in the room, each with the details of their first connection."""
+        stream = self.store.streams.get(room)
+        if stream is None:
+            return {}
+        return {member: next(iter(connections.values()))[1] for member, connections in stream.members.items()}
+
+    async def renew(self) -> list[Departure]:
+        """Keep this instance for another lease; remove the members of those whose lease ran out."""
+        store, now = self.store, self.store.clock()
+        receiver, _ = store.instances[self.instance]
+        store.instances[self.instance] = (receiver, now + store.lease)
+        for gone in [instance for instance, (_, until) in store.instances.items() if until < now]:
+            del store.instances[gone]
+            for stream in store.streams.values():
+                stream.subscribers.pop(gone, None)
+        return self._remove_members(lambda instance: instance not in store.instances)
+
+    async def send_control(self, instance: str, payload: bytes) -> None:
+        """Send to the one instance of that name; nothing happens if it is gone."""
+        known = self.store.instances.get(instance)
+        if known is not None:
+            known[0].control(payload)
+
+    def _remove_members(self, is_gone: Callable[[str], bool]) -> list[Departure]:
+        departures = []
+        for room, stream in list(self.store.streams.items()):
+            for member, connections in list(stream.members.items()):
+                gone = {name: held for name, held in connections.items() if is_gone(held[0])}
+                for name in gone:
+                    del connections[name]
+                if not connections:
+                    del stream.members[member]
+                    departures.append(Departure(room, member, next(iter(gone.values()))[1]))
+        return departures
+
+    def _forget_if_untouched(self, room: str, stream: _Stream) -> None:
+        if not (stream.offset or stream.keys or stream.subscribers or stream.members):
+            del self.store.streams[room]

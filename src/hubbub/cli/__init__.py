@@ -1,0 +1,5 @@
+"""The command line: ``hubbub serve|connect|routes|demo``."""
+
+from .main import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,1 @@
+"""One process's live state: connections, sessions, rooms and what goes out."""

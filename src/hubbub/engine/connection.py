@@ -1,0 +1,351 @@
+"""A connection: one client's line, as the application sees it."""
+
+import asyncio
+import functools
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import NamedTuple, cast
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+from websockets.frames import Close
+
+from ..errors import ConnectionClosed, ConnectionClosedOK, connection_closed
+from ..observe.log import correlation_of
+from ..protocol.codecs import Codec
+from ..protocol.codes import CloseCode
+from ..protocol.envelope import Envelope
+from ..protocol.messages import Sendable, wire_type_of
+from ..settings import Settings
+from .outbox import Chunk, Flusher, Framing, Outbox
+from .transport import Ending, Transport
+from .watch import Watch
+
+
+class Request(HTTPConnection):
+    """The opening handshake's request, as Starlette shows it: headers, query parameters, cookies, session."""
+
+    @property
+    def path(self) -> str:
+        """The request's target: path and query, as the `websockets` library names it."""
+        query = self.url.query
+        return f"{self.url.path}?{query}" if query else self.url.path
+
+
+class Form(NamedTuple):
+    """How messages look on a line; the members of a room whose form is the same share each chunk."""
+
+    codec: Codec
+    framing: Framing
+
+    def chunk(self, envelope: Envelope) -> tuple[Chunk, int]:
+        """Return the envelope, encoded and framed, and its size in bytes."""
+        payload = self.codec.encode(envelope)
+        return self.framing(payload, self.codec.binary), len(payload)
+
+
+@functools.cache
+def form_of(codec: Codec, framing: Framing) -> Form:
+    """Return the one form object for a codec and a framing."""
+    return Form(codec, framing)
+
+
+class Connection:
+    """One client's line.
+
+    In an endpoint it carries `str` and `bytes` both ways, as in the `websockets` library. In rooms and
+    message handlers it sends messages (:meth:`send`); what comes in goes to the handlers.
+
+    >>> @hub.endpoint("/echo")
+    ... async def echo(connection: Connection) -> None:
+    ...     async for message in connection:
+    ...         await connection.send(message)
+    """
+
+    __slots__ = (
+        "_closed", "_ending", "_inbox", "_leaving", "_max_inbox", "_reading", "_state", "_token", "_waiter", "closing",
+        "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost", "outbox",
+        "scope", "session", "signs", "transport", "user", "watch",
+    )  # fmt: skip
+
+    def __init__(
+        self, scope: Scope, transport: Transport, flusher: Flusher, settings: Settings, codec: Codec | None
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        """Identifies the connection in logs and to its client."""
+        self.session = self.id
+        """Identifies the session, which outlives the connection when a client resumes it."""
+        self.user: str | None = None
+        """Who it is, as `authenticate` said; None for a guest."""
+        self.info: object = None
+        """What others are shown beside the user in a room's presence. JSON-like; set it in `authenticate`."""
+        self.scope = scope
+        self.transport = transport
+        self.max_message = settings.max_message
+        self.form = None if codec is None else form_of(codec, transport.framing)
+        self.outbox = Outbox(transport, flusher, settings.max_outbox, self._overflowed)
+        self.messages_in = 0
+        self.signs = 0
+        """Control frames that came in: together with the messages, the signs of life."""
+        self.watch = Watch()
+        self.closing = False
+        self.on_lost: Callable[[], None] | None = None
+        """Called, once, as soon as the line is gone."""
+        self.correlation_id = correlation_of(self.request.headers, self.id)
+        """Ties the log lines about this connection together; from ``X-Request-ID`` or ``traceparent``."""
+        self._inbox: deque[str | bytes] = deque()
+        self._max_inbox = settings.max_inbox
+        self._reading = True
+        self._leaving = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._ending: Ending | None = None
+        self._state: dict[str, object] | None = None
+        self._token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} user={self.user!r}>"
+
+    # What the application asks
+
+    @property
+    def request(self) -> Request:
+        """The request that opened the connection."""
+        return Request(self.scope)
+
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """Address and port of the client; None over a Unix domain socket."""
+        return cast("tuple[str, int] | None", self.scope.get("client"))
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol in use in rooms; None in an endpoint."""
+        return self.form.codec.subprotocol if self.form else None
+
+    @property
+    def state(self) -> dict[str, object]:
+        """A place for whatever the application wants to remember with the connection."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def token(self) -> str | None:
+        """What to log in with: the token of ``$auth``, else of ``Authorization: Bearer``, else ``?token=``."""
+        if self._token is not None:
+            return self._token
+        request = self.request
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and credentials:
+            return credentials.strip()
+        return request.query_params.get("token")
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._token = token
+
+    @property
+    def name(self) -> str:
+        """Who room members are told a message is from: the user, or ``guest:`` and a few characters."""
+        return self.user if self.user is not None else f"guest:{self.id[:8]}"
+
+    @property
+    def close_code(self) -> int | None:
+        """The code with which the connection ended; None while it is open."""
+        return None if self._ending is None else self._closed_error().code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason with which the connection ended; None while it is open."""
+        return None if self._ending is None else self._closed_error().reason
+
+    @property
+    def why_ended(self) -> tuple[int, str]:
+        """Code and reason of the side that closed first; 1006 where neither did."""
+        ending = self._ending or Ending()
+        first = ending.received if ending.received_first else ending.sent or ending.received
+        return first or (CloseCode.ABNORMAL, "")
+
+    @property
+    def lost(self) -> bool:
+        """Whether the line is gone."""
+        return self._ending is not None
+
+    # What the application does
+
+    async def recv(self) -> str | bytes:
+        """Return the next message, text as `str` and binary as `bytes`.
+
+        Messages that arrived before a close are still returned. Cancelling it, as a time-out does, loses
+        nothing. Raises :exc:`ConnectionClosed` when there will be no more, :exc:`RuntimeError` if another
+        task is already waiting.
+        """
+        inbox = self._inbox
+        while not inbox:
+            if self._ending is not None:
+                raise self._closed_error()
+            if self._leaving:
+                self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
+            if self._waiter is not None:
+                raise RuntimeError("Two tasks can't receive from one connection at once; use one for it.")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message = inbox.popleft()
+        if not self._reading and not self._leaving and len(inbox) * 2 <= self._max_inbox:
+            self._reading = True
+            self.transport.resume_reading()
+        return message
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Yield messages until the connection is closed without error (RFC 6455: 1000 or 1001)."""
+        try:
+            while True:
+                yield await self.recv()
+        except ConnectionClosed as closed:
+            if not isinstance(closed, ConnectionClosedOK):
+                raise
+
+    async def send(self, message: str | bytes | Sendable) -> None:
+        """Send to this client: at most once, in order.
+
+        In an endpoint, `str` goes as text and `bytes` as binary. Elsewhere it is a message: what must
+        survive a lost connection goes to a room or a user instead. While the client reads too slowly this
+        waits. Raises :exc:`ConnectionClosed` when the connection is closed, :exc:`TypeError` for anything
+        that can't be sent here.
+        """
+        if self.closing:
+            await self.wait_closed()
+            raise self._closed_error()
+        if self.form is not None:
+            if isinstance(message, str | bytes | bytearray | memoryview):
+                raise TypeError("Only an endpoint sends str and bytes; here, send a hubbub.Message.")
+            self.deliver(Envelope(wire_type_of(type(message)), data=message))
+        elif isinstance(message, str):
+            payload = message.encode()
+            self.outbox.append(self.transport.framing(payload, False), len(payload))
+        elif isinstance(message, bytes | bytearray | memoryview):
+            payload = bytes(message)
+            self.outbox.append(self.transport.framing(payload, True), len(payload))
+        else:
+            raise TypeError(f"An endpoint sends str or bytes, not {type(message).__name__}.")
+        if self.outbox.paused:
+            await self.outbox.drained()
+
+    def deliver(self, envelope: Envelope) -> None:
+        """Put an envelope into the outbox; nothing happens if the connection is closing."""
+        if not self.closing and self.form is not None:
+            self.outbox.append(*self.form.chunk(envelope))
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close, and wait until the client has closed too or `close_timeout` is over.
+
+        `reason` has at most 123 bytes of UTF-8. What was sent before still goes out. Does nothing if the
+        connection is closed. Raises ``websockets.exceptions.ProtocolError`` for a code that can't be sent
+        (RFC 6455 section 7.4).
+        """
+        Close(code, reason).serialize()
+        self.start_close(code, reason)
+        await self.wait_closed()
+
+    def start_close(self, code: int, reason: str) -> None:
+        """Start to close, without waiting for the client's part."""
+        if not self.closing:
+            self.closing = True
+            self.outbox.write_all()
+            self.transport.close(code, reason)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed."""
+        if self._ending is None:
+            if self._closed is None:
+                self._closed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._closed)
+
+    async def __aenter__(self) -> "Connection":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            await self.close(CloseCode.INTERNAL_ERROR)
+
+    # What the transport tells
+
+    def heard_from(self) -> None:
+        """Note a sign of life that is no message."""
+        self.signs += 1
+
+    def received(self, message: str | bytes) -> bool:
+        """Take a message; false if the inbox is full and no more may come for now."""
+        self.messages_in += 1
+        inbox = self._inbox
+        inbox.append(message)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if len(inbox) < self._max_inbox:
+            return True
+        self._reading = False
+        self.transport.pause_reading()
+        return False
+
+    def pause_writing(self) -> None:
+        """Keep messages in the outbox: the transport's buffer is full."""
+        self.outbox.pause()
+
+    def resume_writing(self) -> None:
+        """Write again."""
+        self.outbox.resume()
+
+    def failing(self) -> None:
+        """Take that the client broke the protocol: nothing more can be sent."""
+        self.closing = True
+        self.outbox.close()
+
+    def ended(self, ending: Ending) -> None:
+        """Take that the line is gone."""
+        self.closing = True
+        self._ending = ending
+        self.outbox.close()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
+
+    def shut_down(self) -> None:
+        """Leave: the server stops. A message that is being handled is finished first, and those behind it."""
+        if self.form is None or (self._waiter is not None and not self._inbox):
+            self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
+        elif not self.closing:
+            self._leaving = True
+            self.transport.pause_reading()
+
+    def _overflowed(self) -> None:
+        # What waits would only reach the client long after it is known to be too slow.
+        self.outbox.chunks.clear()
+        self.outbox.size = 0
+        self.start_close(CloseCode.TOO_SLOW, "reads too slowly")
+
+    def _closed_error(self) -> ConnectionClosed:
+        assert self._ending is not None
+        received, sent = self._ending.received, self._ending.sent
+        return connection_closed(
+            Close(*received) if received else None,
+            Close(*sent) if sent else None,
+            self._ending.received_first,
+        )

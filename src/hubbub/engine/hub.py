@@ -1,0 +1,113 @@
+"""The hub: one process's connections, and the way from a publish to the broker."""
+
+import asyncio
+from contextlib import suppress
+
+import msgspec
+
+from ..brokers.base import Broker, Retention
+from ..errors import ConfigurationError
+from ..observe.log import fields, logger
+from ..protocol.codecs import JSON, Codec
+from ..protocol.envelope import Page, Position, Publication
+from ..protocol.messages import Sendable, wire_type_of
+from ..settings import Settings
+from .connection import Connection
+from .outbox import Flusher
+from .presence import Presence
+from .subscriptions import Subscriptions, envelope_of
+from .sweep import Sweep
+
+_pack = msgspec.msgpack.Encoder(enc_hook=lambda value: value.model_dump()).encode
+
+
+class Running:
+    """What a hub has only while it runs: the broker, and what stands on it."""
+
+    def __init__(self, broker: Broker, sessions: dict[str, Connection]) -> None:
+        self.broker = broker
+        self.presence = Presence(broker)
+        self.subscriptions = Subscriptions(broker, sessions)
+
+
+class Hub:
+    """One process's live state."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.flusher = Flusher()
+        self.connections: dict[str, Connection] = {}
+        """All open connections by their id."""
+        self.sessions: dict[str, Connection] = {}
+        """Those that speak hubbub's protocol, by the id of their session."""
+        self.sweep = Sweep(settings, self.connections.values)
+        self._running: Running | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def start(self, broker: Broker) -> None:
+        """Connect to the broker and begin the heartbeats."""
+        running = Running(broker, self.sessions)
+        await broker.start(running.subscriptions)
+        self._running = running
+        self.sweep.start()
+        self._renewal = asyncio.create_task(self._renew(running.presence), name="hubbub: presence leases")
+
+    async def stop(self) -> None:
+        """Give everything back to the broker."""
+        self.sweep.stop()
+        if self._renewal is not None:
+            self._renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewal
+        if self._running is not None:
+            await self._running.broker.stop()
+        self._running = self._renewal = None
+
+    @property
+    def running(self) -> Running:
+        """What there is only while the hub runs; :exc:`ConfigurationError` when it does not."""
+        if self._running is None:
+            raise ConfigurationError(
+                "The hub is not started. Serve it, or put `async with hub.lifespan():` around the code that "
+                "publishes."
+            )
+        return self._running
+
+    async def _renew(self, presence: Presence) -> None:
+        while True:
+            await asyncio.sleep(self.settings.lease / 3)
+            try:
+                await presence.renew()
+            except Exception:
+                # The next turn tries again; the lease spans three of them.
+                logger.exception("error", extra=fields(during="renewing presence leases"))
+
+    async def publish(
+        self,
+        room: str,
+        message: Sendable,
+        *,
+        sender: Connection | None = None,
+        exclude: Connection | None = None,
+        keep: Retention | None = None,
+    ) -> Position:
+        """Publish a message; see :meth:`hubbub.Room.send`."""
+        publication = Publication(
+            wire_type_of(type(message)),
+            msgspec.Raw(_pack(message)),
+            None if sender is None else sender.name,
+            None if exclude is None else exclude.session,
+        )
+        return await self.running.broker.publish(
+            room,
+            _pack(publication),
+            sender=None if sender is None else sender.session,
+            key=None,
+            keep=keep,
+        )
+
+    async def history(self, room: str, since: Position | None, limit: int, codec: Codec = JSON) -> Page:
+        """Return kept messages of a room, as a client is shown them."""
+        found = await self.running.broker.history(room, since, limit)
+        messages = [envelope_of(room, entry, codec) for entry in found.entries]
+        return Page(found.position.epoch, found.position.offset, found.complete, messages)

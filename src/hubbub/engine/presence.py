@@ -1,0 +1,51 @@
+"""Presence: who is in a room, on any instance."""
+
+import msgspec
+
+from ..brokers.base import Broker
+from ..errors import ConfigurationError
+from ..protocol.envelope import Member, Publication
+from .connection import Connection
+from .room import Rooms
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_member = msgspec.msgpack.Decoder(Member).decode
+
+
+class Presence:
+    """Notes comings and goings at the broker, and announces them to the room as ``$joined`` and ``$left``.
+
+    A user counts once, however many connections they have.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def enter(self, room: str, member: Member, connection: Connection) -> None:
+        """Note that a connection is in the room; announce the user if it is their first."""
+        details = _pack(member)
+        if await self._broker.enter(room, member.user, connection.id, details):
+            await self._announce("$joined", room, details, connection.session)
+
+    async def leave(self, room: str, member: Member, connection: Connection) -> None:
+        """Note that a connection left; announce it if it was the user's last."""
+        if await self._broker.leave(room, member.user, connection.id):
+            await self._announce("$left", room, _pack(member), connection.session)
+
+    async def members(self, rooms: Rooms, room: str) -> list[Member]:
+        """Return who is in the room; :exc:`ConfigurationError` if its pattern keeps no presence."""
+        if not rooms.presence:
+            raise ConfigurationError(
+                f"Who is in {room!r} is not kept: declare hub.room({rooms.pattern.text!r}, presence=True)."
+            )
+        found = await self._broker.members(room)
+        return [_unpack_member(details) for details in found.values()]
+
+    async def renew(self) -> None:
+        """Keep the members of this instance; announce the end of those whose instance is gone."""
+        for departure in await self._broker.renew():
+            await self._announce("$left", departure.room, departure.details, None)
+
+    async def _announce(self, kind: str, room: str, details: bytes, session: str | None) -> None:
+        payload = _pack(Publication(kind, msgspec.Raw(details), None, session))
+        await self._broker.publish(room, payload, sender=session, key=None, keep=None)

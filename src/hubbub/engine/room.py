@@ -1,0 +1,126 @@
+"""Rooms: what a pattern declares, and the handle through which the application sends to one room."""
+
+from typing import TYPE_CHECKING, TypeVar
+
+from ..brokers.base import Retention
+from ..errors import CollisionError, ConfigurationError
+from ..protocol.envelope import Envelope, Member, Position
+from ..protocol.messages import Sendable
+from .callback import CONNECTION, ROOM, Callback, Function
+from .connection import Connection
+from .pattern import Pattern
+from .router import Router
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+AnyFunction = TypeVar("AnyFunction", bound=Function)
+
+DEFAULT_AGE = 24 * 3600.0
+"""Seconds for which a room's history is kept if nothing else is said."""
+
+
+class Room:
+    """One room.
+
+    >>> await chat(name="lobby").send(Say(text="hi"))
+    """
+
+    __slots__ = ("_hub", "_sender", "name", "rooms")
+
+    def __init__(self, hub: "Hub", rooms: "Rooms", name: str, sender: Connection | None = None) -> None:
+        self._hub = hub
+        self._sender = sender
+        self.rooms = rooms
+        """The pattern it is of."""
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Room {self.name!r}>"
+
+    async def send(
+        self, message: Sendable, *, exclude: Connection | None = None, ephemeral: bool = False
+    ) -> Position:
+        """Publish to all members, on every instance; return the message's position.
+
+        `exclude` is a connection whose session doesn't get it, now or in a replay. With `ephemeral` it
+        reaches who is there now and leaves no trace: for cursors and typing. In a handler, members see the
+        handler's connection as the sender.
+
+        Raises :exc:`TypeError` for what is no message, :exc:`hubbub.Unavailable` if the broker can't be
+        reached.
+        """
+        return await self._hub.publish(
+            self.name,
+            message,
+            sender=self._sender,
+            exclude=exclude,
+            keep=None if ephemeral else self.rooms.retention,
+        )
+
+    async def members(self) -> list[Member]:
+        """Return who is in the room, on any instance: each user once. The room needs ``presence=True``."""
+        return await self._hub.running.presence.members(self.rooms, self.name)
+
+    async def history(self, since: Position | None = None, limit: int = 100) -> list[Envelope]:
+        """Return up to `limit` kept messages: those after `since`, or the newest ones, in order."""
+        page = await self._hub.history(self.name, since, limit)
+        return page.messages
+
+
+class Rooms:
+    """All rooms whose name is of one pattern. Made by :meth:`hubbub.Hubbub.room`."""
+
+    def __init__(
+        self, hub: "Hub", pattern: str, *, history: int, history_age: float, presence: bool, place: str
+    ) -> None:
+        if history < 0 or history_age <= 0:
+            raise ConfigurationError(
+                f"The rooms {pattern!r}: history is a number of messages, at least 0; history_age is seconds, "
+                "more than 0."
+            )
+        self._hub = hub
+        self.pattern = Pattern(pattern)
+        self.retention = Retention(history, history_age)
+        self.presence = presence
+        self.place = place
+        self.router = Router(
+            f"the rooms {pattern!r}", {Connection: CONNECTION, Room: ROOM}, self.pattern.names
+        )
+        self.join_hook: Callback | None = None
+        self.leave_hook: Callback | None = None
+
+    def __repr__(self) -> str:
+        return f"<Rooms {self.pattern.text!r}>"
+
+    def __call__(self, **names: str) -> Room:
+        """Return the room with these named parts; :exc:`ValueError` if they don't fit the pattern."""
+        return Room(self._hub, self, self.pattern.fill(names))
+
+    def on_message(self, handler: AnyFunction) -> AnyFunction:
+        """Handle messages to these rooms, of the class that one parameter is annotated with.
+
+        The handler may also take a :class:`Connection`, a :class:`Room` and the parts of the room's name
+        by their names. What it returns is the reply. A plain `def` runs in a thread.
+        """
+        self.router.add(handler)
+        return handler
+
+    def on_join(self, hook: AnyFunction) -> AnyFunction:
+        """Call it before a client joins; raise :exc:`hubbub.Denied` in it to refuse."""
+        self.join_hook = self._hook(hook, self.join_hook, "on_join")
+        return hook
+
+    def on_leave(self, hook: AnyFunction) -> AnyFunction:
+        """Call it after a client left, whether it asked to or its connection ended."""
+        self.leave_hook = self._hook(hook, self.leave_hook, "on_leave")
+        return hook
+
+    def _hook(self, hook: Function, present: Callback | None, kind: str) -> Callback:
+        callback = Callback(hook, {Connection: CONNECTION, Room: ROOM}, self.pattern.names)
+        if present is not None:
+            raise CollisionError(
+                f"The rooms {self.pattern.text!r} have two {kind} hooks: {present.place} and "
+                f"{callback.place}. Make it one."
+            )
+        return callback

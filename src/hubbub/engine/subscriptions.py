@@ -1,0 +1,161 @@
+"""The rooms this process has members of: one subscription each, and the fan-out to the members."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from ..brokers.base import Broker, Entry
+from ..observe.log import fields, logger
+from ..protocol.codecs import Codec
+from ..protocol.envelope import Envelope, Position, Publication
+from .connection import Connection, Form
+from .outbox import Outbox, fan_out
+
+_unpack = msgspec.msgpack.Decoder(Publication).decode
+
+
+def envelope_of(room: str, entry: Entry, codec: Codec) -> Envelope:
+    """Return a stored message as a client is shown it."""
+    return _envelope(room, entry, _unpack(entry.payload), codec)
+
+
+def _envelope(room: str, entry: Entry, publication: Publication, codec: Codec) -> Envelope:
+    return Envelope(
+        publication.type,
+        room=room,
+        offset=entry.offset,
+        sender=publication.sender,
+        data=codec.data(publication.data),
+    )
+
+
+class Subscription:
+    """A room of which this process has members: where its feed is, and their outboxes by form."""
+
+    __slots__ = ("_moved", "epoch", "forms", "holders", "lock", "name", "offset", "subscribed")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.holders = 0
+        """Memberships, those under way included; at none the subscription ends."""
+        self.lock = asyncio.Lock()
+        self.subscribed = False
+        self.epoch = ""
+        self.offset = 0
+        """Position of the newest message that was delivered."""
+        self.forms: dict[Form, set[Outbox]] = {}
+        self._moved: asyncio.Future[None] | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where the feed is."""
+        return Position(self.epoch, self.offset)
+
+    def advance(self, epoch: str, offset: int) -> None:
+        """Note how far the feed came."""
+        self.offset = max(self.offset, offset) if epoch == self.epoch else offset
+        self.epoch = epoch
+        if self._moved is not None:
+            self._moved.set_result(None)
+            self._moved = None
+
+    async def moved(self) -> None:
+        """Wait until the feed comes further."""
+        if self._moved is None:
+            self._moved = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._moved)
+
+    def add(self, connection: Connection) -> None:
+        """Deliver to a connection from now on."""
+        assert connection.form is not None
+        self.forms.setdefault(connection.form, set()).add(connection.outbox)
+
+    def remove(self, connection: Connection) -> None:
+        """Deliver to it no more."""
+        assert connection.form is not None
+        outboxes = self.forms.get(connection.form)
+        if outboxes is not None:
+            outboxes.discard(connection.outbox)
+            if not outboxes:
+                del self.forms[connection.form]
+
+
+class Subscriptions:
+    """All subscriptions of a process, each asked of the broker once, however many members it has.
+
+    `sessions` is who is connected, by session id.
+    """
+
+    def __init__(self, broker: Broker, sessions: Mapping[str, Connection]) -> None:
+        self._broker = broker
+        self._sessions = sessions
+        self._by_room: dict[str, Subscription] = {}
+
+    async def subscribe(self, room: str) -> Subscription:
+        """Return the room's subscription with one more holder; the broker is asked once for all of them."""
+        subscription = self._by_room.get(room)
+        if subscription is None:
+            subscription = self._by_room[room] = Subscription(room)
+        subscription.holders += 1
+        try:
+            if not subscription.subscribed:
+                async with subscription.lock:
+                    if not subscription.subscribed:
+                        position = await self._broker.subscribe(room)
+                        subscription.advance(position.epoch, position.offset)
+                        subscription.subscribed = True
+        except BaseException:
+            await self.release(subscription)
+            raise
+        return subscription
+
+    async def release(self, subscription: Subscription) -> None:
+        """Give a holder's part back."""
+        subscription.holders -= 1
+        if subscription.holders == 0:
+            async with subscription.lock:
+                await self._end(subscription)
+
+    async def _end(self, subscription: Subscription) -> None:
+        room = subscription.name
+        if subscription.holders or self._by_room.get(room) is not subscription:
+            return
+        try:
+            if subscription.subscribed:
+                subscription.subscribed = False
+                await self._broker.unsubscribe(room)
+        finally:
+            # Somebody may have come while the broker was asked; then it is theirs.
+            if subscription.holders == 0:
+                del self._by_room[room]
+
+    def deliver(self, room: str, entry: Entry, epoch: str) -> None:
+        """Take a message from the broker and put it into every member's outbox: encoded once per form."""
+        subscription = self._by_room.get(room)
+        if subscription is None:
+            return
+        if entry.offset is not None:
+            subscription.advance(epoch, entry.offset)
+        publication = _unpack(entry.payload)
+        excluded = None if publication.exclude is None else self._sessions.get(publication.exclude)
+        for form, outboxes in subscription.forms.items():
+            try:
+                chunk, size = form.chunk(_envelope(room, entry, publication, form.codec))
+            except (TypeError, ValueError):
+                logger.exception(
+                    "error", extra=fields(during="encoding", room=room, codec=form.codec.subprotocol)
+                )
+                continue
+            if excluded is None or excluded.outbox not in outboxes:
+                fan_out(outboxes, chunk, size)
+            else:
+                fan_out(_others(outboxes, excluded.outbox), chunk, size)
+
+    def control(self, payload: bytes) -> None:
+        """Take what another instance says to this one: nothing that this version knows of."""
+        logger.warning("error", extra=fields(during="control message", size=len(payload)))
+
+
+def _others(outboxes: set[Outbox], excluded: Outbox) -> Iterable[Outbox]:
+    return (outbox for outbox in outboxes if outbox is not excluded)

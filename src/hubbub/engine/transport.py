@@ -1,0 +1,75 @@
+"""The ports between a line and the engine: what each side may ask of the other."""
+
+from collections.abc import Awaitable
+from typing import NamedTuple, Protocol
+
+from .outbox import Chunk, Framing, Writer
+
+
+class Ending(NamedTuple):
+    """How a line ended: code and reason of the close frames that came and went, if any."""
+
+    received: tuple[int, str] | None = None
+    sent: tuple[int, str] | None = None
+    received_first: bool = False
+
+
+class Transport(Writer, Protocol):
+    """A client's line, as the engine sees it."""
+
+    @property
+    def framing(self) -> Framing:
+        """The same object for all transports whose chunks look alike, so that one chunk serves them all."""
+
+    @property
+    def pings(self) -> bool:
+        """Whether :meth:`ping` asks the client for a sign of life."""
+
+    def accept(self, listener: "Listener", subprotocol: str | None) -> Awaitable[None]:
+        """Finish the opening handshake; from now on `listener` is told what comes in."""
+
+    def write(self, chunks: list[Chunk]) -> None:
+        """Write whole messages, in order, at once."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the closing handshake; :meth:`Listener.ended` follows."""
+
+    def abort(self) -> None:
+        """End the line at once; :meth:`Listener.ended` follows."""
+
+    def ping(self) -> None:
+        """Send a ping frame, where :attr:`pings`."""
+
+    def pause_reading(self) -> None:
+        """Take in nothing more, so that the client's line fills up."""
+
+    def resume_reading(self) -> None:
+        """Take in again."""
+
+
+class Listener(Protocol):
+    """Who a transport tells what happens."""
+
+    max_message: int
+    """Size in bytes of the largest message to let in."""
+
+    def heard_from(self) -> None:
+        """Note a sign of life: something arrived, if only a pong."""
+
+    def received(self, message: str | bytes) -> bool:
+        """Take a message; false if it had the transport pause reading, so that no more may come now."""
+
+    def pause_writing(self) -> None:
+        """Write nothing for now: the transport's buffer is full."""
+
+    def resume_writing(self) -> None:
+        """Write again."""
+
+    def failing(self) -> None:
+        """Take that the client broke the protocol: nothing more can be sent, :meth:`ended` follows."""
+
+    def ended(self, ending: "Ending") -> None:
+        """Take that the line is gone. Called once."""
+
+    def shut_down(self) -> None:
+        """Leave: the server stops."""

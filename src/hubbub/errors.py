@@ -1,0 +1,96 @@
+"""hubbub's exceptions.
+
+* :exc:`HubbubError`
+    * :exc:`ConfigurationError`: a declaration or a setting can't work
+        * :exc:`CollisionError`: two declarations claim the same name
+    * :exc:`Denied`: raised by the application to refuse
+    * :exc:`InvalidMessage`: a message can't be understood
+    * :exc:`Unavailable`: the broker can't be reached; try again
+    * :exc:`ConnectionClosed` (also a ``websockets.ConnectionClosed``)
+        * :exc:`ConnectionClosedOK`
+        * :exc:`ConnectionClosedError`
+"""
+
+from collections.abc import Sequence
+
+import websockets.exceptions
+from websockets.frames import OK_CLOSE_CODES, Close, CloseCode
+
+
+class HubbubError(Exception):
+    """Base class of all exceptions that hubbub raises on purpose."""
+
+
+class ConfigurationError(HubbubError):
+    """A declaration or a setting can't work; the text says which one and what to do."""
+
+
+class CollisionError(ConfigurationError):
+    """Two rooms, messages or endpoints claim the same name; the text names both places."""
+
+
+class Denied(HubbubError):
+    """Raise it in a hook or a handler to refuse; the client is told `reason`.
+
+    In `authenticate` the connection is closed with 4401, in `on_connect` with 4403. Anywhere else the
+    client's message is answered with an ``$error`` and the connection stays open.
+    """
+
+    def __init__(self, reason: str = "not allowed") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class InvalidMessage(HubbubError):
+    """A message can't be understood.
+
+    `problems` lists what is wrong where, as pairs of a path in the message's ``data`` (``$.text``) and a
+    sentence. `code` is the ``$error`` code that the client gets.
+    """
+
+    def __init__(
+        self, message: str, problems: Sequence[tuple[str, str]] = (), *, code: str = "invalid"
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problems = tuple(problems)
+        self.code = code
+
+
+class Unavailable(HubbubError):
+    """The broker can't be reached now, nothing was published; try again."""
+
+
+class ConnectionClosed(HubbubError, websockets.exceptions.ConnectionClosed):
+    """The connection is closed; nothing can be sent or received any more.
+
+    Programs written for the `websockets` library may keep catching its exception of the same name.
+    """
+
+    @property
+    def code(self) -> int:
+        """The close code received, else the one sent, else 1006 (RFC 6455 section 7.1.5)."""
+        close = self.rcvd or self.sent
+        return close.code if close else int(CloseCode.ABNORMAL_CLOSURE)
+
+    @property
+    def reason(self) -> str:
+        """The reason that came with the code."""
+        close = self.rcvd or self.sent
+        return close.reason if close else ""
+
+
+class ConnectionClosedOK(ConnectionClosed, websockets.exceptions.ConnectionClosedOK):
+    """Both sides closed with 1000, 1001 or no code."""
+
+
+class ConnectionClosedError(ConnectionClosed, websockets.exceptions.ConnectionClosedError):
+    """The connection was closed with an error, or was lost without a closing handshake."""
+
+
+def connection_closed(rcvd: Close | None, sent: Close | None, rcvd_first: bool) -> ConnectionClosed:
+    """Return the exception for a connection that ended with these close frames."""
+    order = rcvd_first if rcvd and sent else None
+    if rcvd and sent and rcvd.code in OK_CLOSE_CODES and sent.code in OK_CLOSE_CODES:
+        return ConnectionClosedOK(rcvd, sent, order)
+    return ConnectionClosedError(rcvd, sent, order)

@@ -1,0 +1,1 @@
+"""What hubbub tells about itself: log lines and their fields."""

@@ -1,0 +1,115 @@
+"""Log lines through the standard :mod:`logging`: one event each, with fields, always on one line.
+
+An event is logged as ``logger.info("connect", extra=fields(connection=..., path=...))``. hubbub logs
+to ``hubbub``; what the application logs gets the correlation id of the connection that it works for.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+
+logger = logging.getLogger("hubbub")
+
+correlation_id: ContextVar[str | None] = ContextVar("hubbub_correlation_id", default=None)
+"""Correlation id of the connection whose handler or hook is running; None outside of one."""
+
+_ACCEPTABLE_ID = re.compile(r"[!-~]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_PLAIN = re.compile(r"[^\s\"\\=\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def fields(**values: object) -> dict[str, object]:
+    """Return fields for the ``extra`` of a logging call; those that are None are left out."""
+    return {"fields": {name: value for name, value in values.items() if value is not None}}
+
+
+def correlation_of(headers: Mapping[str, str], fallback: str) -> str:
+    """Return the id that ties log lines together: the client's own if it sent one.
+
+    Looked at are ``X-Request-ID``, then the trace id of ``traceparent`` (W3C Trace Context).
+    """
+    sent = headers.get("x-request-id", "")
+    if _ACCEPTABLE_ID.fullmatch(sent):
+        return sent
+    traced = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return traced[1] if traced else fallback
+
+
+class CorrelationFilter(logging.Filter):
+    """Gives every record a ``correlation_id``; put it on the handlers of a logging set-up of your own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the id, let the record pass."""
+        if not hasattr(record, "correlation_id"):
+            record.correlation_id = correlation_id.get()
+        return True
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, object]:
+    found = dict(getattr(record, "fields", {}))
+    correlation = getattr(record, "correlation_id", None)
+    if correlation is not None:
+        found.setdefault("correlation_id", correlation)
+    return found
+
+
+class TextFormatter(logging.Formatter):
+    """For people: ``12:30:01.250 INFO    connect path=/ user=ada``; a traceback follows on its own lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+        parts = [f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {_one_line(record.getMessage())}"]
+        parts += [f"{name}={_shown(value)}" for name, value in _fields_of(record).items()]
+        line = " ".join(parts)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JSONFormatter(logging.Formatter):
+    """For machines: one JSON object for each event, the traceback as a field of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        event: dict[str, object] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_fields_of(record),
+        }
+        if record.exc_info:
+            event["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str)
+
+
+def _one_line(text: str) -> str:
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def configure(level: str, form: str) -> None:
+    """Log everything of `level` and above to standard error, as ``"text"`` or ``"json"``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(CorrelationFilter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # What these libraries tell of ordinary events, hubbub tells in its own lines.
+    for name in ("uvicorn", "websockets"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""The language on the wire. Knows no event loop and no socket."""

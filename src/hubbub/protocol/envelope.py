@@ -1,0 +1,152 @@
+"""The envelope, and the data of every control message: what is said on the wire, version 1."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Raw, Struct
+
+VERSION = 1
+
+MessageId = int | Annotated[str, Meta(max_length=128)]
+"""What a client names its request by; the answer carries it again."""
+
+RoomName = Annotated[str, Meta(min_length=1, max_length=255)]
+
+ABSENT = Raw(b"")
+"""The ``data`` of an envelope that has none."""
+
+
+class Incoming(Struct, frozen=True, gc=False):
+    """A message from a client; `data` stays encoded until it is known what it should be."""
+
+    type: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: Raw = ABSENT
+    room: RoomName | None = None
+    id: MessageId | None = None
+
+
+class Envelope(Struct, frozen=True, omit_defaults=True, rename={"sender": "from"}):
+    """A message to a client."""
+
+    type: str
+    id: MessageId | None = None
+    room: str | None = None
+    offset: int | None = None
+    sender: str | None = None
+    data: object = UNSET
+
+
+class Position(Struct, frozen=True):
+    """A place in a room's sequence of messages: after `offset`, in the life `epoch` of that sequence.
+
+    Offsets count 1, 2, 3 ... within an epoch. A new epoch means that the sequence began anew, so that
+    offsets of the old one say nothing.
+    """
+
+    epoch: Annotated[str, Meta(max_length=64)]
+    offset: Annotated[int, Meta(ge=0)]
+
+
+class Publication(Struct, frozen=True, array_like=True, gc=False):
+    """A room message as a broker carries it: the payload, encoded as MessagePack.
+
+    `data` is MessagePack too. `sender` is who members are told it is from, `exclude` the session that
+    doesn't get it.
+    """
+
+    type: str
+    data: Raw
+    sender: str | None = None
+    exclude: str | None = None
+
+
+class Join(Struct, frozen=True):
+    """Data of ``$join``: `since` is the last position the client has seen."""
+
+    since: Position | None = None
+
+
+class Since(Struct, frozen=True):
+    """Data of ``$history``: the messages after `since`, or the newest ones; `limit` at the most."""
+
+    since: Position | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Login(Struct, frozen=True):
+    """Data of ``$auth``."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=16_384)]
+
+
+class Welcome(Struct, frozen=True, omit_defaults=True):
+    """Data of ``$welcome``, the first message of all."""
+
+    protocol: int
+    session: str
+    connection: str
+    resumed: bool
+    heartbeat: float
+    max_message: int
+    user: str | None = None
+    inbox: "Inbox | None" = None
+
+
+class Inbox(Struct, frozen=True):
+    """The room in which messages to the connection's user arrive, and the position they start after."""
+
+    room: str
+    epoch: str
+    offset: int
+
+
+class Identity(Struct, frozen=True):
+    """Data of the answer to ``$auth``."""
+
+    user: str | None
+
+
+class Page(Struct, frozen=True):
+    """Data of the answer to ``$history``: `messages` in order, up to the position they reach to.
+
+    `complete` is false where messages between `since` and the first of these are no longer kept.
+    """
+
+    epoch: str
+    offset: int
+    complete: bool
+    messages: list[Envelope]
+
+
+class Member(Struct, frozen=True, omit_defaults=True):
+    """Somebody in a room: once, however many connections they have. Data of ``$joined`` and ``$left``."""
+
+    user: str
+    info: object = None
+
+
+class Members(Struct, frozen=True):
+    """Data of the answer to ``$presence``."""
+
+    members: list[Member]
+
+
+class Problem(Struct, frozen=True):
+    """What is wrong where in a message's data (``$.text``)."""
+
+    path: str
+    message: str
+
+
+class Failure(Struct, frozen=True, omit_defaults=True):
+    """Data of ``$error``."""
+
+    code: str
+    message: str
+    retry: bool
+    errors: list[Problem] = []
+
+
+class Drain(Struct, frozen=True):
+    """Data of ``$drain``: seconds to wait after the close before coming back."""
+
+    after: float

@@ -1,0 +1,215 @@
+"""The server: uvicorn, set up for the hot path, with a drain before it stops."""
+
+import asyncio
+import functools
+import importlib
+import os
+import socket
+import ssl
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.supervisors import ChangeReload
+
+from .app import Hubbub, running
+from .errors import ConfigurationError
+from .observe.log import configure, fields, logger
+from .settings import Settings
+from .transports.http import Handshakes, HTTPProtocol, HTTPState
+from .transports.native import WebSocketProtocol
+from .workers import Workers
+
+__all__ = ["Server", "WebSocketProtocol", "load", "run", "serve"]
+
+
+class Server(uvicorn.Server):
+    """Serves one process. A first signal drains, a second one ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
+        super().__init__(config)
+        self._handshakes = Handshakes(handshake_timeout)
+        self.server_state = HTTPState(self._handshakes)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the handshakes, ten times a second."""
+        self._handshakes.expire(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let the clients go, stop."""
+        logger.info("draining")
+        for server in self.servers:
+            server.close()
+        drains = [asyncio.create_task(hub.drain()) for hub in list(running)]
+        while drains and not self.force_exit:
+            done, _ = await asyncio.wait(drains, timeout=0.1)
+            for task in done:
+                drains.remove(task)
+                task.result()
+        for task in drains:
+            task.cancel()
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            for hub in list(running):
+                # Mounted in a host whose lifespan does not run it.
+                await hub.stop()
+        logger.info("stopped")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
+
+def load(target: str) -> ASGIApp:
+    """Return the ASGI application that ``module:object`` names.
+
+    Raises :exc:`ConfigurationError` with what is missing.
+    """
+    module_name, _, path = target.partition(":")
+    if not module_name or not path:
+        raise ConfigurationError(f"{target!r} names no application; write module:object, such as chat:hub.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as problem:
+        if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
+            raise
+        raise ConfigurationError(
+            f"There is no module {problem.name!r} here ({os.getcwd()}) or among the installed packages."
+        ) from None
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ConfigurationError(f"The module {module_name!r} has no {path!r}.")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ConfigurationError(f"{target} is no ASGI application but {type(found).__name__}.")
+    return found
+
+
+def settings_of(app: ASGIApp) -> Settings:
+    """Return the settings to serve an application with: a hub's own, else those of the environment."""
+    return app.settings if isinstance(app, Hubbub) else Settings.load()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return the socket to accept from; :exc:`ConfigurationError` if the address can't be had."""
+    try:
+        if settings.uds is None:
+            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+            listener = socket.create_server(
+                (settings.host, settings.port), family=family, backlog=settings.backlog
+            )
+        else:
+            listener = _listen_on_path(settings.uds)
+    except OSError as problem:
+        where = settings.uds or f"{settings.host} port {settings.port}"
+        raise ConfigurationError(
+            f"Can't listen on {where}: {problem.strerror}. Give another --host, --port or --uds, or stop "
+            "what is listening there."
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _listen_on_path(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            # Left behind by a server that was killed; whoever still listens there would answer.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(path):
+                    os.unlink(path)
+    listener.bind(path)
+    os.chmod(path, 0o666)  # noqa: S103  # a reverse proxy runs as another user
+    listener.listen()
+    return listener
+
+
+def url_of(listener: socket.socket, settings: Settings) -> str:
+    """Return where a listening socket can be reached, for people."""
+    if settings.uds is not None:
+        return f"unix:{settings.uds}"
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}"
+
+
+def serve(target: str) -> None:
+    """Serve the application that ``module:object`` names until a signal ends it.
+
+    Raises :exc:`ConfigurationError` with a sentence for what can't work, :exc:`SystemExit` if the
+    application fails to start.
+    """
+    app = load(target)
+    settings = settings_of(app)
+    configure(settings.log_level, settings.log_format)
+    listener = listen(settings)
+    logger.info("listening", extra=fields(url=url_of(listener, settings), app=target, pid=os.getpid()))
+    try:
+        if settings.reload:
+            config = config_for(app, settings)
+            ChangeReload(config, target=functools.partial(_serve_again, target), sockets=[listener]).run()
+        elif settings.workers > 1:
+            Workers(settings.workers, functools.partial(_serve_again, target, [listener])).run()
+        else:
+            run(app, settings, [listener])
+    finally:
+        listener.close()
+        if settings.uds is not None:
+            Path(settings.uds).unlink(missing_ok=True)
+
+
+def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve an application in this process, on sockets that listen already."""
+    Server(config_for(app, settings), settings.handshake_timeout).run(sockets)
+
+
+def _serve_again(target: str, sockets: list[socket.socket]) -> None:
+    """Serve in a process that another one started."""
+    app = load(target)
+    settings = settings_of(app)
+    configure(settings.log_level, settings.log_format)
+    run(app, settings, sockets)
+
+
+def config_for(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's configuration; :exc:`ConfigurationError` for TLS files that can't be used."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        uds=settings.uds,
+        workers=settings.workers,
+        reload=settings.reload,
+        http=HTTPProtocol,
+        ws=WebSocketProtocol if settings.native else "websockets-sansio",
+        ws_max_size=settings.max_message,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_timeout,
+        backlog=settings.backlog,
+        root_path=settings.root_path,
+        proxy_headers=settings.proxy_headers,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_keyfile_password=settings.ssl_keyfile_password,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
+        ssl_ciphers=settings.ssl_ciphers,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=max(1, round(settings.drain)),
+    )
+    try:
+        config.load()
+    except OSError as problem:
+        files = f"{settings.ssl_certfile}, {settings.ssl_keyfile}"
+        raise ConfigurationError(f"The TLS files ({files}) can't be used: {problem}.") from None
+    return config

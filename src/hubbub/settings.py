@@ -1,0 +1,217 @@
+"""Every setting, defined once: for code, for the environment and for the command line."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigurationError
+
+PREFIX = "HUBBUB_"
+
+
+def _about(group: str, description: str, *, secret: bool = False) -> Meta:
+    return Meta(description=description, extra={"group": group, "secret": secret})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What can be set.
+
+    A field ``max_message`` is ``Hubbub(max_message=...)`` in code, ``HUBBUB_MAX_MESSAGE`` in the
+    environment and ``--max-message`` on the command line. The command line wins over the environment,
+    the environment over code.
+    """
+
+    host: Annotated[str, _about("Server", "Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535), _about("Server", "Port to listen on; 0 takes a free one.")] = (
+        8000
+    )
+    uds: Annotated[str | None, _about("Server", "Listen on this Unix domain socket instead.")] = None
+    workers: Annotated[
+        int,
+        Meta(ge=1, le=256),
+        _about("Server", "Number of processes; above 1 rooms need a broker that processes share."),
+    ] = 1
+    reload: Annotated[bool, _about("Server", "Restart when the code changes, for development.")] = False
+    native: Annotated[
+        bool,
+        _about(
+            "Server",
+            "Take WebSockets over from ASGI for speed; without it, event by event.",
+        ),
+    ] = True
+    backlog: Annotated[int, Meta(ge=1), _about("Server", "Connections that may wait to be accepted.")] = 2048
+    root_path: Annotated[
+        str, _about("Server", "Path under which a reverse proxy serves the application.")
+    ] = ""
+    proxy_headers: Annotated[
+        bool, _about("Server", "Believe X-Forwarded-For and X-Forwarded-Proto from trusted proxies.")
+    ] = True
+    forwarded_allow_ips: Annotated[
+        str, _about("Server", "Addresses of trusted proxies, separated by commas.")
+    ] = "127.0.0.1"
+    drain: Annotated[
+        float, Meta(ge=0), _about("Server", "Seconds within which a stopping server lets its clients go.")
+    ] = 10.0
+
+    ssl_certfile: Annotated[str | None, _about("TLS", "TLS certificate file (PEM).")] = None
+    ssl_keyfile: Annotated[str | None, _about("TLS", "TLS private key file (PEM).")] = None
+    ssl_keyfile_password: Annotated[
+        str | None, _about("TLS", "Password of the private key.", secret=True)
+    ] = None
+    ssl_ca_certs: Annotated[
+        str | None,
+        _about("TLS", "Certificates that sign the clients' certificates, which are then required."),
+    ] = None
+    ssl_ciphers: Annotated[str, _about("TLS", "TLS ciphers, in OpenSSL's notation.")] = "TLSv1"
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("Logs", "Least level that is logged.")
+    ] = "info"
+    log_format: Annotated[Literal["text", "json"], _about("Logs", "Text for people, JSON for machines.")] = (
+        "text"
+    )
+
+    broker: Annotated[str, _about("Broker", "Where rooms live: memory:// is this process.", secret=True)] = (
+        "memory://"
+    )
+    inbox_history: Annotated[
+        int, Meta(ge=0), _about("Broker", "Messages kept for each user, for devices that come later.")
+    ] = 100
+    deduplication_window: Annotated[
+        float, Meta(gt=0), _about("Broker", "Seconds for which a repeated message is recognised.")
+    ] = 300.0
+    lease: Annotated[
+        float, Meta(gt=0), _about("Broker", "Seconds after which the members of a crashed instance are gone.")
+    ] = 10.0
+
+    ping_interval: Annotated[
+        float,
+        Meta(gt=0),
+        _about(
+            "Line",
+            "Seconds of silence before a ping; also the heartbeat that clients are promised.",
+        ),
+    ] = 20.0
+    ping_timeout: Annotated[float, Meta(gt=0), _about("Line", "Seconds within which it has to answer.")] = (
+        20.0
+    )
+    idle_timeout: Annotated[
+        float,
+        Meta(ge=0),
+        _about("Line", "Seconds without a message after which a client is let go; 0 is never."),
+    ] = 0.0
+    handshake_timeout: Annotated[
+        float, Meta(gt=0), _about("Line", "Seconds from accept until the client is connected and logged in.")
+    ] = 10.0
+    close_timeout: Annotated[
+        float, Meta(gt=0), _about("Line", "Seconds to wait for the other side's part of a close.")
+    ] = 10.0
+
+    max_message: Annotated[
+        int, Meta(ge=125), _about("Limits", "Largest message from a client, in bytes.")
+    ] = 1_048_576
+    max_outbox: Annotated[
+        int,
+        Meta(ge=1024),
+        _about(
+            "Limits",
+            "Bytes that may wait for a slow reader; past it the connection is closed with 4513.",
+        ),
+    ] = 1_048_576
+    max_inbox: Annotated[
+        int,
+        Meta(ge=1),
+        _about(
+            "Limits",
+            "Messages of a connection that may wait for its handler; past it the socket is not read.",
+        ),
+    ] = 64
+    max_rooms: Annotated[int, Meta(ge=1), _about("Limits", "Rooms that a connection may be in.")] = 1000
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{setting.name}={'***' if setting.secret and value is not None else repr(value)}"
+            for setting in describe()
+            if (value := getattr(self, setting.name)) != setting.default
+        )
+        return f"Settings({', '.join(shown)})"
+
+    @classmethod
+    def load(cls, code: "Settings | None" = None, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Return the settings given in code, overridden by those in the environment, all checked.
+
+        Raises :exc:`ConfigurationError` with the setting's name for a value that can't be.
+        """
+        environment = os.environ if environment is None else environment
+        values: dict[str, object] = {}
+        for setting in describe():
+            text = environment.get(setting.variable)
+            if text is not None:
+                values[setting.name] = setting.convert(text, source=setting.variable)
+            elif code is not None:
+                values[setting.name] = setting.convert(getattr(code, setting.name), source=setting.name)
+        return cls(**values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, as the command line and the documentation show it."""
+
+    name: str
+    annotation: object
+    default: object
+    description: str
+    group: str
+    secret: bool
+
+    @property
+    def variable(self) -> str:
+        """Name of the environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def option(self) -> str:
+        """Name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def kind(self) -> type | tuple[str, ...]:
+        """Python type of the value, or the choices there are."""
+        plain = get_args(self.annotation)[0] if get_origin(self.annotation) is Annotated else self.annotation
+        if get_origin(plain) is Literal:
+            return tuple(str(choice) for choice in get_args(plain))
+        for kind in (bool, int, float):
+            if plain is kind:
+                return kind
+        return str
+
+    def convert(self, value: object, *, source: str) -> object:
+        """Return `value` as this setting's type; :exc:`ConfigurationError` names `source` if it can't be."""
+        try:
+            return msgspec.convert(value, self.annotation, strict=not isinstance(value, str))
+        except msgspec.ValidationError as problem:
+            shown = "***" if self.secret else repr(value)
+            raise ConfigurationError(
+                f"{source} is {shown}, which can't be: {problem}. {self.description}"
+            ) from None
+
+
+def describe() -> Iterator[Setting]:
+    """Yield every setting in the order of its definition."""
+    annotations = get_type_hints(Settings, include_extras=True)
+    for field in msgspec.structs.fields(Settings):
+        annotation = annotations[field.name]
+        meta = next(extra for extra in get_args(annotation) if isinstance(extra, Meta) and extra.extra)
+        about = meta.extra or {}
+        yield Setting(
+            field.name,
+            annotation,
+            field.default,
+            meta.description or "",
+            str(about["group"]),
+            bool(about["secret"]),
+        )

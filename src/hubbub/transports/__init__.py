@@ -1,0 +1,1 @@
+"""How a client's line comes in: each module carries one kind of line."""
