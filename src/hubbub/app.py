@@ -109,7 +109,8 @@ class Hubbub:
         for other in self.rooms:
             if declared.pattern.overlaps(other.pattern):
                 raise CollisionError(
-                    f"A name can be of both {pattern!r} ({place}) and {other.pattern.text!r} ({other.place}). "
+                    f"A name can be of both {pattern!r} ({place}) and {other.pattern.text!r} "
+                    f"({other.place}). "
                     "Make the patterns differ in a part that has no braces."
                 )
         self.rooms.append(declared)

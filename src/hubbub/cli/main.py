@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from .. import __version__
 from ..errors import HubbubError
@@ -47,11 +48,6 @@ def main() -> None:
     try:
         app()
     except HubbubError as problem:
-        Console(stderr=True).print(
-            f"[bold red]hubbub:[/] {_escaped(problem)}", highlight=False, soft_wrap=True
-        )
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"[bold red]hubbub:[/] {escape(str(problem))}")
         sys.exit(1)
-
-
-def _escaped(problem: Exception) -> str:
-    return str(problem).replace("[", r"\[")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from .. import server
 from ..app import Hubbub
@@ -23,7 +25,7 @@ def routes(
         print(json.dumps(describe(hub), indent=2))
         return
     console = Console()
-    for table in _tables(describe(hub)):
+    for table in _tables(hub):
         console.print(table)
 
 
@@ -31,9 +33,7 @@ def find_hub(app: object) -> Hubbub:
     """Return the hub that an application is, or has mounted; :exc:`ConfigurationError` if there is none."""
     found = next(_hubs(app, set()), None)
     if found is None:
-        raise ConfigurationError(
-            "This application has no Hubbub in it: neither itself nor mounted in its routes."
-        )
+        raise ConfigurationError("This application has no Hubbub in it: neither itself nor mounted.")
     return found
 
 
@@ -76,3 +76,58 @@ def _messages(router: Router) -> list[dict[str, object]]:
         {"type": name, "handler": handler.callback.place, "schema": handler.schema.describe()}
         for name, handler in sorted(router.handlers.items())
     ]
+
+
+def _tables(hub: Hubbub) -> Iterator[Table]:
+    paths = _table("Paths", "path", "what", "handler")
+    paths.add_row(escape(hub.path), "rooms and messages", "")
+    for endpoint in hub.endpoints:
+        paths.add_row(escape(endpoint.pattern.text), "bare WebSocket", escape(endpoint.handler.place))
+    yield paths
+    if hub.rooms:
+        table = _table("Rooms", "name", "history", "presence", "declared")
+        for rooms in hub.rooms:
+            kept = rooms.retention
+            history = f"{kept.count} for {_span(kept.age)}" if kept.count else "no"
+            presence = "yes" if rooms.presence else "no"
+            table.add_row(escape(rooms.pattern.text), history, presence, escape(rooms.place))
+        yield table
+    routers = [(rooms.pattern.text, rooms.router) for rooms in hub.rooms] + [("", hub.router)]
+    if any(router.handlers for _, router in routers):
+        table = _table("Messages", "type", "room", "data", "handler")
+        for room, router in routers:
+            for name, handler in sorted(router.handlers.items()):
+                data = "\n".join(_properties(handler.schema.describe()))
+                table.add_row(escape(name), escape(room), escape(data), escape(handler.callback.place))
+        yield table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _span(seconds: float) -> str:
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:g} {name}"
+    return f"{seconds:g} s"
+
+
+def _properties(schema: dict[str, object]) -> Iterator[str]:
+    """Yield a line for each field of a JSON Schema: its name, type and limits."""
+    definitions, reference = schema.get("$defs", {}), schema.get("$ref")
+    if isinstance(reference, str) and isinstance(definitions, dict):
+        schema = definitions[reference.rpartition("/")[2]]
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    assert isinstance(properties, dict)
+    assert isinstance(required, list)
+    for name, about in properties.items():
+        kind = about.get("type") or "|".join(
+            str(choice.get("type", "…")) for choice in about.get("anyOf", ())
+        )
+        limits = [f"{key}={value}" for key, value in about.items() if key.startswith(("min", "max"))]
+        optional = "" if name in required else "?"
+        yield f"{name}{optional}: {' '.join([kind or '…', *limits])}"

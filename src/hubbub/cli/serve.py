@@ -14,35 +14,29 @@ DEMO = "hubbub.demo:app"
 
 def _option(setting: Setting) -> inspect.Parameter:
     """Return the command's parameter for a setting. None stands for not given."""
-    kind = setting.kind
+    kind, default = setting.kind, setting.default
     plain: object = Literal[kind] if isinstance(kind, tuple) else kind
     names = [setting.option]
     if kind is bool:
         names = [f"{setting.option}/--no-{setting.option.removeprefix('--')}"]
-    shown = (
-        "none"
-        if setting.default is None
-        else str(setting.default).lower()
-        if kind is bool
-        else setting.default
-    )
+    shown = "none" if default is None else ("yes" if default else "no") if kind is bool else default
     option = typer.Option(
         *names,
         help=f"{setting.description} [dim]\\[{setting.variable}; default: {shown}][/]",
         rich_help_panel=setting.group,
         show_default=False,
-        metavar=None
-        if kind is bool
-        else "|".join(kind)
-        if isinstance(kind, tuple)
-        else kind.__name__.upper(),
+        metavar=None if kind is bool else _metavar(kind),
     )
     return inspect.Parameter(
         setting.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[Optional[plain], option],  # type: ignore[valid-type]  # noqa: UP045
+        annotation=Annotated[Optional[plain], option],  # noqa: UP045
     )
+
+
+def _metavar(kind: type | tuple[str, ...]) -> str:
+    return "|".join(kind) if isinstance(kind, tuple) else {int: "N", float: "SECONDS"}.get(kind, "TEXT")
 
 
 def _put_into_environment(given: dict[str, object]) -> None:
@@ -76,9 +70,7 @@ def _with_options(command: object) -> None:
     plain = [parameter for parameter in signature.parameters.values() if parameter.name != "settings"]
     options = [_option(setting) for setting in describe()]
     command.__signature__ = signature.replace(parameters=[*plain, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {  # type: ignore[attr-defined]
-        parameter.name: parameter.annotation for parameter in [*plain, *options]
-    }
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*plain, *options]}
 
 
 for _command in (serve, demo):

@@ -65,8 +65,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_closed", "_ending", "_inbox", "_leaving", "_max_inbox", "_reading", "_state", "_token", "_waiter", "closing",
-        "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost", "outbox",
+        "_closed", "_ending", "_inbox", "_leaving", "_max_inbox", "_reading", "_state", "_token", "_waiter",
+        "closing", "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost", "outbox",
         "scope", "session", "signs", "transport", "user", "watch",
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ class Connection:
 
     @property
     def token(self) -> str | None:
-        """What to log in with: the token of ``$auth``, else of ``Authorization: Bearer``, else ``?token=``."""
+        """What to log in with: the token of ``$auth``, of ``Authorization: Bearer`` or of ``?token=``."""
         if self._token is not None:
             return self._token
         request = self.request

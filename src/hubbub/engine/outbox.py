@@ -26,7 +26,8 @@ class Outbox:
     """
 
     __slots__ = (
-        "_drained", "chunks", "flusher", "limit", "overflowed", "paused", "queued", "size", "writer", "written",
+        "_drained", "chunks", "flusher", "limit", "overflowed", "paused", "queued", "size", "writer",
+        "written",
     )  # fmt: skip
 
     def __init__(

@@ -76,8 +76,8 @@ class Rooms:
     ) -> None:
         if history < 0 or history_age <= 0:
             raise ConfigurationError(
-                f"The rooms {pattern!r}: history is a number of messages, at least 0; history_age is seconds, "
-                "more than 0."
+                f"The rooms {pattern!r}: history is a number of messages, at least 0; history_age is "
+                "seconds, more than 0."
             )
         self._hub = hub
         self.pattern = Pattern(pattern)

@@ -5,7 +5,8 @@ class Watch:
     """Moments in seconds of the event loop's time, 0 for not yet, and the counts as they were then."""
 
     __slots__ = (
-        "closing_since", "heard", "messages_in", "opened", "pinged", "ready", "received", "signs", "spoke", "written",
+        "closing_since", "heard", "messages_in", "opened", "pinged", "ready", "received", "signs", "spoke",
+        "written",
     )  # fmt: skip
 
     def __init__(self) -> None:

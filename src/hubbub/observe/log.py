@@ -63,7 +63,10 @@ class TextFormatter(logging.Formatter):
         """Return the line."""
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         parts = [f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {_one_line(record.getMessage())}"]
-        parts += [f"{name}={_shown(value)}" for name, value in _fields_of(record).items()]
+        found = _fields_of(record)
+        if found.get("correlation_id") == found.get("connection"):
+            found.pop("correlation_id", None)
+        parts += [f"{name}={_shown(value)}" for name, value in found.items()]
         line = " ".join(parts)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

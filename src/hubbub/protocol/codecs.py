@@ -9,6 +9,8 @@ from ..errors import InvalidMessage
 from .envelope import Envelope, Incoming
 from .messages import invalid
 
+EMPTY = "The message is empty; send an envelope with at least a type."
+
 
 class Codec(Protocol):
     """One encoding of the protocol, agreed on as a WebSocket subprotocol."""
@@ -59,6 +61,8 @@ class JSONCodec:
             raise InvalidMessage(
                 f"This connection speaks {self.subprotocol}: send text messages, not binary."
             )
+        if not message:
+            raise InvalidMessage(EMPTY)
         try:
             return self._read(message)
         except (msgspec.DecodeError, RecursionError) as problem:
@@ -87,6 +91,8 @@ class MessagePackCodec:
             raise InvalidMessage(
                 f"This connection speaks {self.subprotocol}: send binary messages, not text."
             )
+        if not message:
+            raise InvalidMessage(EMPTY)
         try:
             return self._read(message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

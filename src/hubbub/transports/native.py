@@ -191,9 +191,7 @@ class WebSocketProtocol(asyncio.Protocol):
             data, self._backlog = self._backlog + data, b""
         position, end = 0, len(data)
         listener = self._listener
-        if listener is None or self._discarding:
-            return
-        while position < end:
+        while position < end and listener is not None and not self._discarding:
             if not self._reading:
                 self._backlog = data[position:]
                 return
@@ -202,8 +200,6 @@ class WebSocketProtocol(asyncio.Protocol):
                 if position == end or not self._reading:
                     continue
             position = self._assemble(data, position, listener)
-            if self._discarding:
-                return
 
     def _assemble(self, data: bytes, position: int, listener: Listener) -> int:
         assembler = self._assembler or Assembler(listener.max_message, logger)
