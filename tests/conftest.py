@@ -1,5 +1,6 @@
 """Real servers for the tests: in a thread of this process, on a free port."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +9,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from hubbub import Hubbub, Settings
-from hubbub.server import Server, config_for, listen
+from hubbub.server import Server, listen
 
 STARTS_WITHIN = 10.0
 STOPS_WITHIN = 15.0
@@ -24,7 +25,7 @@ class Served:
         self.url = f"ws://127.0.0.1:{self.port}"
         self.http = f"http://127.0.0.1:{self.port}"
         self._started = threading.Event()
-        self.server = _Announcing(config_for(app, settings), settings.handshake_timeout, self._started)
+        self.server = _Announcing(app, settings, self._started)
         self._thread = threading.Thread(target=self.server.run, args=([self._socket],), daemon=True)
         self._thread.start()
         assert self._started.wait(STARTS_WITHIN), "the server did not start"
@@ -41,11 +42,11 @@ class Served:
 
 
 class _Announcing(Server):
-    def __init__(self, config, handshake_timeout, started) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(config, handshake_timeout)
+    def __init__(self, app: ASGIApp, settings: Settings, started: threading.Event) -> None:
+        super().__init__(app, settings)
         self._announce = started
 
-    async def startup(self, sockets=None) -> None:  # type: ignore[no-untyped-def]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._announce.set()
 

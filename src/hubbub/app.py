@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,9 +34,6 @@ from .transports.asgi import ASGITransport
 from .transports.native import EXTENSION
 
 Hook = TypeVar("Hook", bound=Function)
-
-running: "weakref.WeakSet[Hubbub]" = weakref.WeakSet()
-"""The hubs that are started in this process, for a server that stops."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +201,6 @@ class Hubbub:
             await self._hub.start(broker)
             self._started = True
             self._draining = False
-            running.add(self)
             for hook in self._startup:
                 await _call(hook)
 
@@ -215,7 +210,6 @@ class Hubbub:
             await self.drain()
             for hook in reversed(self._shutdown):
                 await _call(hook)
-            running.discard(self)
             await self._hub.stop()
             self._started = False
 

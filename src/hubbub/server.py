@@ -4,19 +4,23 @@ import asyncio
 import functools
 import importlib
 import os
+import signal
 import socket
 import ssl
 import stat
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload
 
-from .app import Hubbub, running
+from .app import Hubbub
 from .errors import ConfigurationError
 from .observe.log import configure, fields, logger
 from .settings import Settings
@@ -30,10 +34,21 @@ __all__ = ["Server", "WebSocketProtocol", "load", "run", "serve"]
 class Server(uvicorn.Server):
     """Serves one process. A first signal drains, a second one ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
-        super().__init__(config)
-        self._handshakes = Handshakes(handshake_timeout)
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(config_for(app, settings))
+        self._hub = find_hub(app)
+        self._handshakes = Handshakes(settings.handshake_timeout)
         self.server_state = HTTPState(self._handshakes)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, and the hub in it even where the host's lifespan does not."""
+        await super().startup(sockets)
+        if self._hub is not None:
+            try:
+                await self._hub.start()
+            except ConfigurationError as problem:
+                logger.error(str(problem))  # it is a sentence for people
+                sys.exit(STARTUP_FAILURE)
 
     async def on_tick(self, counter: int) -> bool:
         """Look after the handshakes, ten times a second."""
@@ -42,23 +57,30 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, let the clients go, stop."""
-        logger.info("draining")
         for server in self.servers:
             server.close()
-        drains = [asyncio.create_task(hub.drain()) for hub in list(running)]
-        while drains and not self.force_exit:
-            done, _ = await asyncio.wait(drains, timeout=0.1)
-            for task in done:
-                drains.remove(task)
-                task.result()
-        for task in drains:
-            task.cancel()
+        if self._hub is not None:
+            drain = asyncio.create_task(self._hub.drain(), name="hubbub: drain")
+            while not (drain.done() or self.force_exit):
+                await asyncio.wait([drain], timeout=0.1)
+            drain.cancel()
         await super().shutdown(sockets)
-        if not self.force_exit:
-            for hub in list(running):
-                # Mounted in a host whose lifespan does not run it.
-                await hub.stop()
+        if self._hub is not None and not self.force_exit:
+            await self._hub.stop()
         logger.info("stopped")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Take signals while the body runs. Unlike uvicorn's, they are not raised again: it was a clean end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -93,9 +115,28 @@ def load(target: str) -> ASGIApp:
     return found
 
 
+def find_hub(app: object) -> Hubbub | None:
+    """Return the hub that an application is, or has mounted; None if there is none."""
+    return next(_hubs(app, set()), None)
+
+
+def _hubs(app: object, seen: set[int]) -> Iterator[Hubbub]:
+    if app is None or id(app) in seen:
+        return
+    seen.add(id(app))
+    if isinstance(app, Hubbub):
+        yield app
+        return
+    for route in getattr(app, "routes", None) or ():
+        yield from _hubs(getattr(route, "app", None), seen)
+    # Middleware keeps what it is around under this name.
+    yield from _hubs(getattr(app, "app", None), seen)
+
+
 def settings_of(app: ASGIApp) -> Settings:
-    """Return the settings to serve an application with: a hub's own, else those of the environment."""
-    return app.settings if isinstance(app, Hubbub) else Settings.load()
+    """Return the settings to serve an application with: its hub's, else those of the environment."""
+    hub = find_hub(app)
+    return hub.settings if hub else Settings.load()
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -119,16 +160,20 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def _listen_on_path(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             # Left behind by a server that was killed; whoever still listens there would answer.
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 if probe.connect_ex(path):
                     os.unlink(path)
-    listener.bind(path)
-    os.chmod(path, 0o666)  # noqa: S103  # a reverse proxy runs as another user
-    listener.listen()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o666)  # noqa: S103  # a reverse proxy runs as another user
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -154,7 +199,8 @@ def serve(target: str) -> None:
     logger.info("listening", extra=fields(url=url_of(listener, settings), app=target, pid=os.getpid()))
     try:
         if settings.reload:
-            config = config_for(app, settings)
+            # It is handed to the process that serves, which loads the application anew.
+            config = uvicorn.Config(target, reload=True, log_config=None)
             ChangeReload(config, target=functools.partial(_serve_again, target), sockets=[listener]).run()
         elif settings.workers > 1:
             Workers(settings.workers, functools.partial(_serve_again, target, [listener])).run()
@@ -168,7 +214,7 @@ def serve(target: str) -> None:
 
 def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve an application in this process, on sockets that listen already."""
-    Server(config_for(app, settings), settings.handshake_timeout).run(sockets)
+    Server(app, settings).run(sockets)
 
 
 def _serve_again(target: str, sockets: list[socket.socket]) -> None:

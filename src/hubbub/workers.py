@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,7 +68,7 @@ class Workers:
         return failed
 
     def _start(self) -> None:
-        process = self._context.Process(target=self._work)
+        process = self._context.Process(target=_work_under_supervision, args=(self._work,))
         process.start()
         self._processes.append(process)
         logger.info("worker started", extra=fields(pid=process.pid))
@@ -86,3 +87,16 @@ class Workers:
         for process in self._processes:
             if process.pid is not None and process.exitcode is None:
                 os.kill(process.pid, sig)
+
+
+def _work_under_supervision(work: Callable[[], None]) -> None:
+    """Work, and leave as on a signal if the supervisor dies, so that no worker is left without one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=leave, daemon=True, name="hubbub: supervisor watch").start()
+    work()

@@ -20,33 +20,15 @@ def routes(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole schemas.")] = False,
 ) -> None:
     """Show what an application serves: endpoints, rooms, messages with their schemas."""
-    hub = find_hub(server.load(target))
+    hub = server.find_hub(server.load(target))
+    if hub is None:
+        raise ConfigurationError(f"{target} has no Hubbub in it, neither itself nor mounted.")
     if as_json:
         print(json.dumps(describe(hub), indent=2))
         return
     console = Console()
     for table in _tables(hub):
         console.print(table)
-
-
-def find_hub(app: object) -> Hubbub:
-    """Return the hub that an application is, or has mounted; :exc:`ConfigurationError` if there is none."""
-    found = next(_hubs(app, set()), None)
-    if found is None:
-        raise ConfigurationError("This application has no Hubbub in it: neither itself nor mounted.")
-    return found
-
-
-def _hubs(app: object, seen: set[int]) -> Iterator[Hubbub]:
-    if app is None or id(app) in seen:
-        return
-    seen.add(id(app))
-    if isinstance(app, Hubbub):
-        yield app
-        return
-    for route in getattr(app, "routes", None) or ():
-        yield from _hubs(getattr(route, "app", None), seen)
-    yield from _hubs(getattr(app, "app", None), seen)
 
 
 def describe(hub: Hubbub) -> dict[str, object]:
@@ -128,6 +110,7 @@ def _properties(schema: dict[str, object]) -> Iterator[str]:
         kind = about.get("type") or "|".join(
             str(choice.get("type", "…")) for choice in about.get("anyOf", ())
         )
-        limits = [f"{key}={value}" for key, value in about.items() if key.startswith(("min", "max"))]
+        bounds = sorted((key for key in about if key.startswith(("min", "max"))), reverse=True)
+        limits = [f"{key}={about[key]}" for key in bounds]
         optional = "" if name in required else "?"
         yield f"{name}{optional}: {' '.join([kind or '…', *limits])}"

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 from websockets.typing import LoggerLike
-from websockets.utils import apply_mask
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover  # where no C extension was built
+    from websockets.utils import apply_mask
 
 TEXT = 0x81
 BINARY = 0x82
@@ -72,13 +76,16 @@ class Assembler:
     judged before the payload arrives.
     """
 
-    __slots__ = ("_decoder", "_fragments", "_head", "_protocol", "_remaining", "closed", "failed", "output")
+    __slots__ = (
+        "_decoder", "_head", "_limit", "_message", "_protocol", "_remaining", "closed", "failed", "output",
+    )  # fmt: skip
 
     def __init__(self, limit: int, logger: LoggerLike) -> None:
+        self._limit = limit
         self._protocol = Protocol(SERVER, max_size=limit, logger=logger)
         self._head = b""
         self._remaining = 0
-        self._fragments: list[str | bytes] | None = None
+        self._message: bytearray | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
         self.output: list[bytes] = []
         """Frames to send in answer: pongs, the close frame."""
@@ -90,7 +97,7 @@ class Assembler:
     @property
     def idle(self) -> bool:
         """Whether everything that came in is dealt with."""
-        return not (self._head or self._remaining or self._fragments is not None)
+        return not (self._head or self._remaining or self._message is not None)
 
     @property
     def close(self) -> tuple[int, str]:
@@ -108,6 +115,8 @@ class Assembler:
             if size is None:
                 self._head = head
                 return len(data)
+            # A control frame inside of a message is no part of it, but `websockets` would count it in.
+            self._protocol.max_message_size = self._limit + (125 if head[0] & 0x08 else 0)
             self._feed(self._head, deliver)
             self._remaining = size - len(self._head)
             self._head = b""
@@ -139,14 +148,16 @@ class Assembler:
         if event.opcode is Opcode.TEXT:
             # Incremental, so that a bad byte is found in its fragment and not at the end of the message.
             self._decoder = codecs.getincrementaldecoder("utf-8")()
-        if self._fragments is None:
-            self._fragments = []
-        data = bytes(event.data)
-        self._fragments.append(self._decoder.decode(data, event.fin) if self._decoder else data)
+        if self._decoder is not None:
+            self._decoder.decode(event.data, event.fin)
+        # Kept as bytes: many tiny fragments, each an object of its own, would take many times their size.
+        if self._message is None:
+            self._message = bytearray()
+        self._message += event.data
         if event.fin:
-            fragments, text = self._fragments, self._decoder is not None
-            self._fragments = self._decoder = None
-            deliver("".join(fragments) if text else b"".join(fragments))  # type: ignore[arg-type]
+            message, text = bytes(self._message), self._decoder is not None
+            self._message = self._decoder = None
+            deliver(message.decode() if text else message)
 
 
 def _frame_size(head: bytes) -> int | None:

@@ -1,0 +1,153 @@
+#!/bin/sh
+# Prepares a clone for one purpose: demo, test, check or bench. The Makefile runs it before each of them.
+# All it makes lies in .venv and tests/peers/node_modules; only missing Debian packages go into the system.
+# What is already in place is left alone, and a run that was cut short is completed by the next one.
+set -eu
+
+purpose=${1:?"say what to prepare: demo, test, check or bench"}
+cd "$(dirname "$0")/.."
+root=$(pwd -P)
+# Without a terminal there is nobody to type a password.
+if [ -t 0 ]; then ask=; else ask=-n; fi
+
+say() { echo "hubbub set-up: $*" >&2; }
+fail() { say "$*"; exit 1; }
+runs() { "$@" >/dev/null 2>&1 </dev/null; }
+
+is_new_enough() { runs "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; }
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.11 or later. Name one that is."
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if is_new_enough "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "No Python 3.11 or later was found. Install one, or name it: make $purpose PYTHON=/path/to/python3"
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        # shellcheck disable=SC2086  # no word at all when there is a terminal
+        sudo $ask "$@"
+    fi
+}
+
+# install_debian_packages PACKAGE...
+install_debian_packages() {
+    runs command -v apt-get ||
+        fail "What Debian calls $* is missing here. Install it your system's way, then try again."
+    as_root true 2>/dev/null ||
+        fail "Missing here: $*. As root run: apt-get install $* ; then try again."
+    say "Installing the Debian packages that are missing: $*. This can take a minute or two."
+    # An installation that was cut short blocks apt-get until it is completed.
+    if [ -n "$(dpkg --audit)" ]; then
+        as_root dpkg --configure -a ||
+            say "dpkg could not complete an earlier installation; trying all the same."
+    fi
+    as_root apt-get -qq update || say "apt-get could not refresh its package lists; trying with those it has."
+    # Nothing of the system is taken away for our sake, and another apt-get at work is waited for.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
+        install --no-install-recommends --no-remove "$@" </dev/null >/dev/null ||
+        fail "apt-get could not install $*; its reason is above. Install it by hand and try again."
+}
+
+# A virtual environment is of use when its pip runs, it was made at this very path (its scripts name it), and
+# it has the version asked for.
+venv_is_sound() {
+    grep -qsF "$root/.venv/bin/python" .venv/bin/pip && runs .venv/bin/pip --version &&
+        is_new_enough .venv/bin/python || return 1
+    [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of .venv/bin/python)" ]
+}
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+create_venv() {
+    python=$(find_python)
+    # Debian ships Python without the part that puts pip into a virtual environment.
+    if ! runs "$python" -c 'import ensurepip, venv'; then
+        install_debian_packages "python$(version_of "$python")-venv"
+        runs "$python" -c 'import ensurepip, venv' ||
+            fail "$python still cannot make virtual environments. Name another: make $purpose PYTHON=..."
+    fi
+    say "Creating the virtual environment .venv with Python $(version_of "$python")."
+    "$python" -m venv --clear .venv || fail "That failed; the reason is above."
+}
+
+pip_install() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" ||
+        fail "pip could not install the packages; its reason is above. Check the network and try again."
+}
+
+# install_python_packages GROUP...: the package itself, editable, with those dependency groups
+install_python_packages() {
+    venv_is_sound || create_venv
+    state=$(cksum <pyproject.toml)
+    [ "$(cat ".venv/.$purpose-stamp" 2>/dev/null)" != "$state" ] || return 0
+    say "Installing hubbub and what it needs into .venv; the first time this takes a minute or two."
+    # Dependency groups need pip 25.1.
+    pip_install "pip>=25.1"
+    pip_install --editable . "$@"
+    echo "$state" >.venv/.demo-stamp
+    echo "$state" >".venv/.$purpose-stamp"
+}
+
+install_browser_and_node() {
+    missing=
+    # Playwright drives the browser through a program of its own, which a bare Debian lacks a library for.
+    runs .venv/bin/playwright --version || missing="libatomic1"
+    runs chromium --version || missing="$missing chromium"
+    runs node --version || missing="$missing nodejs"
+    runs npm --version || missing="$missing npm"
+    [ -n "$missing" ] || return 0
+    # shellcheck disable=SC2086  # one word for each package
+    install_debian_packages $missing
+    for program in .venv/bin/playwright chromium node npm; do
+        runs "$program" --version || fail "$program is there but fails; see what '$program --version' says."
+    done
+}
+
+install_node_packages() {
+    [ -f tests/peers/package-lock.json ] || return 0
+    # npm ci begins by removing node_modules, so the stamp in it goes with what it vouches for.
+    stamp=tests/peers/node_modules/.hubbub-stamp
+    state=$(cksum <tests/peers/package-lock.json)
+    [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
+    say "Installing the node packages that the tests talk to."
+    (cd tests/peers && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null) ||
+        fail "npm could not install them; its reason is above. Check the network and try again."
+    mkdir -p tests/peers/node_modules
+    echo "$state" >"$stamp"
+}
+
+# Two set-ups at once in one clone (make demo and make test in two terminals) take turns.
+if runs command -v flock; then
+    exec 9<pyproject.toml
+    flock -w 900 9 || fail "Another set-up has been at work here for 15 minutes. End it and try again."
+fi
+
+case $purpose in
+    demo) install_python_packages ;;
+    test)
+        install_python_packages --group test
+        install_browser_and_node
+        install_node_packages
+        ;;
+    # The type checker wants to see what the tests bring along, such as pydantic.
+    check) install_python_packages --group test --group check ;;
+    bench)
+        if grep -q '^bench *= *\[' pyproject.toml; then
+            install_python_packages --group bench
+        else
+            install_python_packages
+        fi
+        ;;
+    *) fail "There is no set-up for '$purpose': it is demo, test, check or bench." ;;
+esac

@@ -1,0 +1,101 @@
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from hubbub.cli import app
+from hubbub.errors import ConfigurationError
+
+APPLICATION = """
+from typing import Annotated
+from hubbub import Hubbub, Message, Meta, Room
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+hub = Hubbub(path="/live")
+chat = hub.room("chat/{name}", history=200, history_age=7200, presence=True)
+plain = hub.room("plain")
+short = hub.room("short", history=3, history_age=30)
+
+class Say(Message):
+    text: Annotated[str, Meta(min_length=1, max_length=2000)]
+    mood: str | None = None
+
+class Move(BaseModel):
+    x: int
+
+@chat.on_message
+async def say(room: Room, message: Say) -> None: ...
+
+@hub.on_message
+async def move(message: Move) -> None: ...
+
+@hub.endpoint("/echo/{who}")
+async def echo(websocket, who: str) -> None: ...
+
+host = Starlette(routes=[Mount("/deep", hub)])
+bare = Starlette()
+quiet = Hubbub()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "shown.py").write_text(APPLICATION)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setenv("COLUMNS", "200")
+    yield
+    sys.modules.pop("shown", None)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["routes", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_it_shows_paths_rooms_and_messages_with_their_fields():
+    shown = run("shown:hub")
+    for part in (
+        "/live",
+        "/echo/{who}",
+        "echo() at",
+        "chat/{name}",
+        "200 for 2 h",
+        "3 for 30 s",
+        "plain",
+        "text: string minLength=1 maxLength=2000",
+        "mood?: string|null",
+        "x: integer",
+        "say() at",
+    ):
+        assert part in shown
+
+
+def test_it_finds_the_hub_that_an_application_has_mounted():
+    assert "chat/{name}" in run("shown:host")
+
+
+def test_json_has_the_whole_schemas():
+    described = json.loads(run("shown:hub", "--json"))
+    assert described["path"] == "/live"
+    rooms = {rooms["pattern"]: rooms for rooms in described["rooms"]}
+    assert rooms["chat/{name}"]["history"] == 200
+    assert rooms["chat/{name}"]["presence"] is True
+    (say,) = rooms["chat/{name}"]["messages"]
+    assert say["type"] == "say"
+    assert "$defs" in say["schema"]
+    assert described["messages"][0]["type"] == "move"
+    assert described["endpoints"][0]["path"] == "/echo/{who}"
+
+
+def test_a_hub_with_nothing_declared_is_shown_too():
+    assert "rooms and messages" in run("shown:quiet")
+
+
+def test_an_application_without_a_hub_is_told_in_a_sentence():
+    with pytest.raises(ConfigurationError, match="shown:bare has no Hubbub in it"):
+        run("shown:bare")
