@@ -21,7 +21,7 @@ from .errors import (
 )
 from .observe.log import CorrelationFilter, correlation_id
 from .protocol.codes import CloseCode
-from .protocol.envelope import Member, Position
+from .protocol.envelope import Envelope, Member, Position
 from .protocol.messages import Message, wire_type
 from .settings import Settings
 
@@ -37,6 +37,7 @@ __all__ = [
     "ConnectionClosedOK",
     "CorrelationFilter",
     "Denied",
+    "Envelope",
     "Hubbub",
     "HubbubError",
     "InvalidMessage",

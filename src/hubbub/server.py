@@ -70,8 +70,8 @@ class Server(uvicorn.Server):
         logger.info("stopped")
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        """Take signals while the body runs. Unlike uvicorn's, they are not raised again: it was a clean end."""
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals while the body runs. They are not raised again, as uvicorn's are: it ended well."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -62,18 +62,19 @@ class MemoryStore:
             keys.popitem(last=False)
 
     def forget_unused(self, now: float) -> None:
-        """Drop a stream that nobody is in and that remembers nothing, if it is its turn to be looked at.
+        """Drop streams that nobody is in and that remember nothing, if it is their turn to be looked at.
 
-        One look for each publish: what is forgotten keeps up with what is made, and no publish waits for
-        a walk through all rooms.
+        Two looks for each publish, which makes one stream at most: what is forgotten keeps up with what is
+        made, and no publish waits for a walk through all rooms.
         """
-        room = next(iter(self.streams))
-        stream = self.streams[room]
-        self.trim(stream, now)
-        if stream.entries or stream.keys or stream.subscribers or stream.members:
-            self.streams.move_to_end(room)
-        else:
-            del self.streams[room]
+        for _ in range(min(2, len(self.streams))):
+            room = next(iter(self.streams))
+            stream = self.streams[room]
+            self.trim(stream, now)
+            if stream.entries or stream.keys or stream.subscribers or stream.members:
+                self.streams.move_to_end(room)
+            else:
+                del self.streams[room]
 
 
 class MemoryBroker:

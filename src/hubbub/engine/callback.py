@@ -47,7 +47,8 @@ class Callback:
         self.message_class: type | None = None
         self.reply: object = None
         """The annotation of what it returns, for descriptions."""
-        self._in_thread = not inspect.iscoroutinefunction(inspect.unwrap(function))
+        # A decorator may have made an asynchronous function of a plain one, or the other way round.
+        self._in_thread = not any(map(inspect.iscoroutinefunction, (function, inspect.unwrap(function))))
         self._conversions: list[tuple[int, object]] = []
         places: list[int] = []
         hints = self._hints()
@@ -92,6 +93,10 @@ class Callback:
             raise ConfigurationError(
                 f"{self.place}: an annotation can't be resolved: {problem}. Import what it names, outside of "
                 "`if TYPE_CHECKING`."
+            ) from None
+        except TypeError:
+            raise ConfigurationError(
+                f"{self.place} is neither a function nor a method; write a `def` around it."
             ) from None
 
     async def __call__(self, *offered: object) -> object:

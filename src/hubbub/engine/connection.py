@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import NamedTuple, cast
+from urllib.parse import quote
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
-from websockets.frames import Close
+from websockets.frames import Close, Frame, Opcode
 
 from ..errors import ConnectionClosed, ConnectionClosedOK, connection_closed
 from ..observe.log import correlation_of
@@ -29,9 +30,10 @@ class Request(HTTPConnection):
 
     @property
     def path(self) -> str:
-        """The request's target: path and query, as the `websockets` library names it."""
-        query = self.url.query
-        return f"{self.url.path}?{query}" if query else self.url.path
+        """The request's target: path and query as they were sent, as in the `websockets` library."""
+        sent: bytes = self.scope.get("raw_path") or quote(self.scope["path"]).encode()
+        query: bytes = self.scope["query_string"]
+        return (sent + b"?" + query if query else sent).decode("latin-1")
 
 
 class Form(NamedTuple):
@@ -247,9 +249,9 @@ class Connection:
 
         `reason` has at most 123 bytes of UTF-8. What was sent before still goes out. Does nothing if the
         connection is closed. Raises ``websockets.exceptions.ProtocolError`` for a code that can't be sent
-        (RFC 6455 section 7.4).
+        (RFC 6455 section 7.4) and for a longer reason.
         """
-        Close(code, reason).serialize()
+        Frame(Opcode.CLOSE, Close(code, reason).serialize()).check()
         self.start_close(code, reason)
         await self.wait_closed()
 

@@ -8,7 +8,7 @@ import msgspec
 from ..brokers.base import Broker, Retention
 from ..errors import ConfigurationError
 from ..observe.log import fields, logger
-from ..protocol.codecs import JSON, Codec
+from ..protocol.codecs import JSON, Codec, pack
 from ..protocol.envelope import Page, Position, Publication
 from ..protocol.messages import Sendable, wire_type_of
 from ..settings import Settings
@@ -17,8 +17,6 @@ from .outbox import Flusher
 from .presence import Presence
 from .subscriptions import Subscriptions, envelope_of
 from .sweep import Sweep
-
-_pack = msgspec.msgpack.Encoder(enc_hook=lambda value: value.model_dump()).encode
 
 
 class Running:
@@ -94,13 +92,13 @@ class Hub:
         """Publish a message; see :meth:`hubbub.Room.send`."""
         publication = Publication(
             wire_type_of(type(message)),
-            msgspec.Raw(_pack(message)),
+            msgspec.Raw(pack(message)),
             None if sender is None else sender.name,
             None if exclude is None else exclude.session,
         )
         return await self.running.broker.publish(
             room,
-            _pack(publication),
+            pack(publication),
             sender=None if sender is None else sender.session,
             key=None,
             keep=keep,

@@ -31,12 +31,15 @@ class Hooks:
         if self.authenticate is None:
             return None
         user = await self.authenticate(connection, None, None)
-        if user is None or (isinstance(user, str) and user and not user.startswith("guest:")):
-            return user
-        raise ConfigurationError(
-            f"{self.authenticate.place} returned {user!r}; it has to return the user's id, a string that is "
-            "not empty and does not start with 'guest:', or None for a guest."
-        )
+        if isinstance(user, str):
+            if not user or user.startswith("guest:"):
+                raise Denied("this name is not to be had")
+        elif user is not None:
+            raise ConfigurationError(
+                f"{self.authenticate.place} returned a {type(user).__name__}; it has to return the user's "
+                "id, a string, or None for a guest."
+            )
+        return user
 
 
 @asynccontextmanager

@@ -3,12 +3,10 @@
 import msgspec
 
 from ..brokers.base import Broker
-from ..errors import ConfigurationError
+from ..protocol.codecs import pack
 from ..protocol.envelope import Member, Publication
 from .connection import Connection
-from .room import Rooms
 
-_pack = msgspec.msgpack.Encoder().encode
 _unpack_member = msgspec.msgpack.Decoder(Member).decode
 
 
@@ -23,21 +21,17 @@ class Presence:
 
     async def enter(self, room: str, member: Member, connection: Connection) -> None:
         """Note that a connection is in the room; announce the user if it is their first."""
-        details = _pack(member)
+        details = pack(member)
         if await self._broker.enter(room, member.user, connection.id, details):
             await self._announce("$joined", room, details, connection.session)
 
     async def leave(self, room: str, member: Member, connection: Connection) -> None:
         """Note that a connection left; announce it if it was the user's last."""
         if await self._broker.leave(room, member.user, connection.id):
-            await self._announce("$left", room, _pack(member), connection.session)
+            await self._announce("$left", room, pack(member), connection.session)
 
-    async def members(self, rooms: Rooms, room: str) -> list[Member]:
-        """Return who is in the room; :exc:`ConfigurationError` if its pattern keeps no presence."""
-        if not rooms.presence:
-            raise ConfigurationError(
-                f"Who is in {room!r} is not kept: declare hub.room({rooms.pattern.text!r}, presence=True)."
-            )
+    async def members(self, room: str) -> list[Member]:
+        """Return who is in the room."""
         found = await self._broker.members(room)
         return [_unpack_member(details) for details in found.values()]
 
@@ -47,5 +41,5 @@ class Presence:
             await self._announce("$left", departure.room, departure.details, None)
 
     async def _announce(self, kind: str, room: str, details: bytes, session: str | None) -> None:
-        payload = _pack(Publication(kind, msgspec.Raw(details), None, session))
+        payload = pack(Publication(kind, msgspec.Raw(details), None, session))
         await self._broker.publish(room, payload, sender=session, key=None, keep=None)

@@ -59,8 +59,16 @@ class Room:
         )
 
     async def members(self) -> list[Member]:
-        """Return who is in the room, on any instance: each user once. The room needs ``presence=True``."""
-        return await self._hub.running.presence.members(self.rooms, self.name)
+        """Return who is in the room, on any instance: each user once.
+
+        Raises :exc:`ConfigurationError` if its pattern was not declared with ``presence=True``.
+        """
+        if not self.rooms.presence:
+            raise ConfigurationError(
+                f"Who is in {self.name!r} is not kept: declare "
+                f"hub.room({self.rooms.pattern.text!r}, presence=True)."
+            )
+        return await self._hub.running.presence.members(self.name)
 
     async def history(self, since: Position | None = None, limit: int = 100) -> list[Envelope]:
         """Return up to `limit` kept messages: those after `since`, or the newest ones, in order."""
@@ -93,9 +101,9 @@ class Rooms:
     def __repr__(self) -> str:
         return f"<Rooms {self.pattern.text!r}>"
 
-    def __call__(self, **names: str) -> Room:
+    def __call__(self, **names: str | int) -> Room:
         """Return the room with these named parts; :exc:`ValueError` if they don't fit the pattern."""
-        return Room(self._hub, self, self.pattern.fill(names))
+        return Room(self._hub, self, self.pattern.fill({name: str(value) for name, value in names.items()}))
 
     def on_message(self, handler: AnyFunction) -> AnyFunction:
         """Handle messages to these rooms, of the class that one parameter is annotated with.

@@ -7,7 +7,7 @@ import msgspec
 
 from ..errors import ConfigurationError, ConnectionClosed, Denied, InvalidMessage, Unavailable
 from ..observe.log import fields, logger
-from ..protocol.codecs import Codec
+from ..protocol.codecs import UNREADABLE, Codec, invalid
 from ..protocol.codes import ERROR_CODES, ErrorCode
 from ..protocol.envelope import (
     VERSION,
@@ -23,7 +23,6 @@ from ..protocol.envelope import (
     Since,
     Welcome,
 )
-from ..protocol.messages import invalid
 from .connection import Connection
 from .hub import Hub
 from .membership import Membership, Memberships
@@ -179,11 +178,9 @@ class Session:
 
     def _data(self, request: Incoming, kind: type[Control]) -> Control:
         try:
-            decoded = self._codec.decoder(kind)(request.data or self._codec.empty)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            return self._codec.decoder(kind)(request.data or self._codec.empty)
+        except UNREADABLE as problem:
             raise invalid(request.type, problem) from None
-        assert isinstance(decoded, kind)
-        return decoded
 
     def _acknowledge(self, request: Incoming, data: object = msgspec.UNSET) -> None:
         self._connection.deliver(Envelope("$ack", id=request.id, room=request.room, data=data))

@@ -1,39 +1,20 @@
 """Codecs: how an envelope becomes a WebSocket message and back."""
 
+import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import TypeVar, cast
 
 import msgspec
 
 from ..errors import InvalidMessage
 from .envelope import Envelope, Incoming
-from .messages import invalid
 
-EMPTY = "The message is empty; send an envelope with at least a type."
+Kind = TypeVar("Kind")
 
+_PATH = re.compile(r"^(?P<message>.*) - at (?P<key>`key` in )?`(?P<path>[^`]*)`$", re.DOTALL)
 
-class Codec(Protocol):
-    """One encoding of the protocol, agreed on as a WebSocket subprotocol."""
-
-    subprotocol: str
-    binary: bool
-    """Whether its WebSocket messages are binary, else they are text."""
-    empty: msgspec.Raw
-    """An empty object: what ``data`` is where a client leaves it out."""
-
-    def __hash__(self) -> int: ...
-
-    def read(self, message: str | bytes) -> Incoming:
-        """Return a client's message; :exc:`InvalidMessage` if it is no envelope."""
-
-    def decoder(self, kind: type) -> Callable[[msgspec.Raw], object]:
-        """Return a function that decodes and checks ``data`` as `kind`."""
-
-    def encode(self, envelope: Envelope) -> bytes:
-        """Return the payload of the WebSocket message."""
-
-    def data(self, packed: msgspec.Raw) -> object:
-        """Return ``data`` that a broker carried as MessagePack, ready to be put into an envelope."""
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What decoding raises for data that a client got wrong; :func:`invalid` says it in a sentence."""
 
 
 def _plain(value: object) -> object:
@@ -44,71 +25,56 @@ def _plain(value: object) -> object:
     return dump()
 
 
-class JSONCodec:
-    """Text messages of JSON (RFC 8259)."""
+pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+"""Encode as a broker carries it: MessagePack, which keeps what JSON can't."""
 
-    subprotocol = "hubbub.v1.json"
-    binary = False
-    empty = msgspec.Raw(b"{}")
+_unpack = msgspec.msgpack.Decoder().decode
 
-    def __init__(self) -> None:
-        self._read = msgspec.json.Decoder(Incoming).decode
-        self._unpack = msgspec.msgpack.Decoder().decode
-        self.encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
-    def read(self, message: str | bytes) -> Incoming:  # noqa: D102
-        if not isinstance(message, str):
+class Codec:
+    """One encoding of the protocol, agreed on as a WebSocket subprotocol.
+
+    `binary` is whether its WebSocket messages are binary, of MessagePack, else they are text, of JSON
+    (RFC 8259).
+    """
+
+    def __init__(self, subprotocol: str, *, binary: bool) -> None:
+        self.subprotocol = subprotocol
+        self.binary = binary
+        self.empty = msgspec.Raw(b"\x80" if binary else b"{}")
+        """An empty object: what ``data`` is where a client leaves it out."""
+        self._read = cast("Callable[[str | bytes], Incoming]", self.decoder(Incoming))
+        self.encode: Callable[[Envelope], bytes]
+        """Return the payload of the WebSocket message for an envelope."""
+        self.encode = pack if binary else msgspec.json.Encoder(enc_hook=_plain).encode
+
+    def read(self, message: str | bytes) -> Incoming:
+        """Return a client's message; :exc:`InvalidMessage` if it is no envelope."""
+        if isinstance(message, str) is self.binary:
+            wanted, sent = ("binary", "text") if self.binary else ("text", "binary")
             raise InvalidMessage(
-                f"This connection speaks {self.subprotocol}: send text messages, not binary."
+                f"This connection speaks {self.subprotocol}: send {wanted} messages, not {sent}."
             )
         if not message:
-            raise InvalidMessage(EMPTY)
+            raise InvalidMessage("The message is empty; send an envelope with at least a type.")
         try:
             return self._read(message)
-        except (msgspec.DecodeError, RecursionError) as problem:
+        except UNREADABLE as problem:
             raise invalid("envelope", problem) from None
 
-    def decoder(self, kind: type) -> Callable[[msgspec.Raw], object]:  # noqa: D102
-        return msgspec.json.Decoder(kind).decode
+    def decoder(self, kind: type[Kind]) -> Callable[[msgspec.Raw], Kind]:
+        """Return a function that decodes and checks as `kind`; it raises what is :data:`UNREADABLE`."""
+        return msgspec.msgpack.Decoder(kind).decode if self.binary else msgspec.json.Decoder(kind).decode
 
-    def data(self, packed: msgspec.Raw) -> object:  # noqa: D102
-        return self._unpack(packed)
-
-
-class MessagePackCodec:
-    """Binary messages of MessagePack."""
-
-    subprotocol = "hubbub.v1.msgpack"
-    binary = True
-    empty = msgspec.Raw(b"\x80")
-
-    def __init__(self) -> None:
-        self._read = msgspec.msgpack.Decoder(Incoming).decode
-        self.encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
-
-    def read(self, message: str | bytes) -> Incoming:  # noqa: D102
-        if isinstance(message, str):
-            raise InvalidMessage(
-                f"This connection speaks {self.subprotocol}: send binary messages, not text."
-            )
-        if not message:
-            raise InvalidMessage(EMPTY)
-        try:
-            return self._read(message)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-            raise invalid("envelope", problem) from None
-
-    def decoder(self, kind: type) -> Callable[[msgspec.Raw], object]:  # noqa: D102
-        return msgspec.msgpack.Decoder(kind).decode
-
-    def data(self, packed: msgspec.Raw) -> object:  # noqa: D102
-        return packed
+    def data(self, packed: msgspec.Raw) -> object:
+        """Return ``data`` that a broker carried, ready to be put into an envelope."""
+        return packed if self.binary else _unpack(packed)
 
 
-JSON: Codec = JSONCodec()
-MESSAGEPACK: Codec = MessagePackCodec()
+JSON = Codec("hubbub.v1.json", binary=False)
+MESSAGEPACK = Codec("hubbub.v1.msgpack", binary=True)
 
-CODECS: dict[str, Codec] = {codec.subprotocol: codec for codec in (JSON, MESSAGEPACK)}
+CODECS = {codec.subprotocol: codec for codec in (JSON, MESSAGEPACK)}
 """Codec by subprotocol, in the order of the server's preference."""
 
 
@@ -122,3 +88,14 @@ def negotiate(offered: list[str]) -> tuple[Codec, str | None]:
         if name in CODECS:
             return CODECS[name], name
     return JSON, None
+
+
+def invalid(name: str, problem: Exception) -> InvalidMessage:
+    """Return what a decoder's error means for a message of type `name`, with the path it names."""
+    if isinstance(problem, RecursionError):
+        return InvalidMessage(f"Not a valid {name!r}: nested too deeply", [("$", "Nested too deeply")])
+    located = _PATH.match(str(problem))
+    message, path = (located["message"], located["path"]) if located else (str(problem), "$")
+    if located and located["key"]:
+        message += " as a key"
+    return InvalidMessage(f"Not a valid {name!r}: {message} at {path}", [(path, message)])

@@ -2,20 +2,17 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from ..errors import ConfigurationError, InvalidMessage
-
-if TYPE_CHECKING:
-    from .codecs import Codec
+from .codecs import UNREADABLE, Codec, invalid
 
 Class = TypeVar("Class", bound=type)
 
 _WIRE_TYPE = "__hubbub_wire_type__"
 _WIRE_TYPES: dict[type, str] = {}
-_PATH = re.compile(r"^(?P<message>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 
 
 class Message(msgspec.Struct):
@@ -90,7 +87,7 @@ class Schema(Protocol):
     name: str
     """Wire type."""
 
-    def decode(self, data: msgspec.Raw, codec: "Codec") -> object:
+    def decode(self, data: msgspec.Raw, codec: Codec) -> object:
         """Return the checked message; :exc:`InvalidMessage` says what is wrong where."""
 
     def describe(self) -> dict[str, object]:
@@ -105,13 +102,13 @@ class StructSchema:
         self._class = message_class
         self._decoders: dict[str, Callable[[msgspec.Raw], object]] = {}
 
-    def decode(self, data: msgspec.Raw, codec: "Codec") -> object:  # noqa: D102
+    def decode(self, data: msgspec.Raw, codec: Codec) -> object:  # noqa: D102
         decode = self._decoders.get(codec.subprotocol)
         if decode is None:
             decode = self._decoders[codec.subprotocol] = codec.decoder(self._class)
         try:
             return decode(data or codec.empty)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        except UNREADABLE as problem:
             raise invalid(self.name, problem) from None
 
     def describe(self) -> dict[str, object]:  # noqa: D102
@@ -125,7 +122,7 @@ class ModelSchema:
         self.name = wire_type_of(model_class)
         self._class = model_class
 
-    def decode(self, data: msgspec.Raw, codec: "Codec") -> object:  # noqa: D102
+    def decode(self, data: msgspec.Raw, codec: Codec) -> object:  # noqa: D102
         from pydantic import ValidationError
 
         try:
@@ -137,7 +134,7 @@ class ModelSchema:
                 for error in problem.errors(include_url=False, include_context=False, include_input=False)
             ]
             raise InvalidMessage(f"Not a valid {self.name!r}: {problems[0][1]}", problems) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        except UNREADABLE as problem:
             raise invalid(self.name, problem) from None
 
     def describe(self) -> dict[str, object]:  # noqa: D102
@@ -154,12 +151,3 @@ def schema_of(message_class: type) -> Schema:
     if issubclass(message_class, msgspec.Struct):
         return StructSchema(message_class)
     return ModelSchema(message_class)
-
-
-def invalid(name: str, problem: Exception) -> InvalidMessage:
-    """Return what a decoder's error means for a message of type `name`, with the path it names."""
-    if isinstance(problem, RecursionError):
-        return InvalidMessage(f"Not a valid {name!r}: nested too deeply", [("$", "Nested too deeply")])
-    located = _PATH.match(str(problem))
-    message, path = (located["message"], located["path"]) if located else (str(problem), "$")
-    return InvalidMessage(f"Not a valid {name!r}: {message} at {path}", [(path, message)])

@@ -15,6 +15,9 @@ from ..protocol.codes import CloseCode
 MAX_WAITING = 16
 """Messages that wait for the application; past it the socket is not read."""
 
+CLOSE_TIMEOUT = 10.0
+"""Seconds to wait for the client's part of a close."""
+
 
 class Opening(Transport, Protocol):
     """A transport whose handshake is still open, so that it can be refused."""
@@ -40,6 +43,7 @@ class Events:
         self._state = "opening"
         self._refusal: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self._body = b""
+        self._deadline: asyncio.TimerHandle | None = None
 
     # What the application calls
 
@@ -94,23 +98,31 @@ class Events:
             )
             self._transport.write([chunk])
         elif kind == "websocket.close":
-            self._state = "closed"
-            self._transport.close(message.get("code", CloseCode.NORMAL), message.get("reason") or "")
+            self._close(message.get("code", CloseCode.NORMAL), message.get("reason") or "")
         else:
             return False
         return True
 
     def _refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self._state = "closed"
         self._transport.refuse(status, headers, body)
+        self._state = "closed"
+        self._limit_close()
+
+    def _close(self, code: int, reason: str) -> None:
+        self._transport.close(code, reason)
+        self._state = "closed"
+        self._limit_close()
+
+    def _limit_close(self) -> None:
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def finish(self, failed: bool) -> None:
         """Close what the application left open when it returned, or raised."""
         if self._state in ("opening", "refusing"):
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, [], b"Internal Server Error")
         elif self._state == "open":
-            self._state = "closed"
-            self._transport.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL, "")
+            self._close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL, "")
 
     # What the transport calls
 
@@ -135,11 +147,14 @@ class Events:
         self._writable.set()
 
     def failing(self) -> None:
-        """Take that the client broke the protocol."""
+        """Take that the client closes or broke the protocol."""
         self._state = "gone"
+        self._limit_close()
 
     def ended(self, ending: Ending) -> None:
         """Tell the application that the client is gone."""
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._state = "gone"
         self._writable.set()
         code, reason = ending.received or ending.sent or (CloseCode.ABNORMAL, "")
@@ -148,8 +163,7 @@ class Events:
     def shut_down(self) -> None:
         """Close: the server stops."""
         if self._state == "open":
-            self._state = "closed"
-            self._transport.close(CloseCode.SERVICE_RESTART, "the server restarts")
+            self._close(CloseCode.SERVICE_RESTART, "the server restarts")
         elif self._state in ("opening", "refusing"):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, [], b"The server restarts.")
 

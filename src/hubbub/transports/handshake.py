@@ -75,9 +75,13 @@ def read_handshake(data: bytes) -> Handshake | bytes:
     return Handshake(target, raw, subprotocols, accept)
 
 
+_OWN = (b"content-length", b"connection")
+
+
 def refusal(status: int, phrase: str, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
     """Return an HTTP response instead of a WebSocket; the connection is closed after it."""
     lines = [f"HTTP/1.1 {status} {phrase}".encode()]
-    lines += [name + b": " + value for name, value in headers]
+    # Framework responses bring their own length; twice would make the response invalid.
+    lines += [name + b": " + value for name, value in headers if name.lower() not in _OWN]
     lines += [b"Content-Length: " + str(len(body)).encode(), b"Connection: close"]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -69,6 +69,11 @@ class HTTPProtocol(HttpToolsProtocol):
         self._handshakes.waiting.pop(self, None)
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        """Give a request that follows on the same connection its own deadline."""
+        self._handshakes.waiting.setdefault(self, self.loop.time() + self._handshakes.timeout)
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """Forget the deadline: the request's head is whole."""
         self._handshakes.waiting.pop(self, None)

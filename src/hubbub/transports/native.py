@@ -9,13 +9,13 @@ go on with ASGI events.
 import asyncio
 import logging
 from collections.abc import Sequence
-from http import HTTPStatus
+from http.client import responses
 from typing import cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
-from websockets.frames import Close
+from websockets.frames import Close, Frame, Opcode
 
 from ..engine.outbox import Chunk
 from ..engine.transport import Ending, Listener
@@ -181,7 +181,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def refuse(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake with an HTTP response and close."""
         every = [*self._server_state.default_headers, *headers]
-        self._socket.write(refusal(status, HTTPStatus(status).phrase, every, body))
+        self._socket.write(refusal(status, responses.get(status, ""), every, body))
         self._socket.close()
 
     # Frames in
@@ -244,8 +244,11 @@ class WebSocketProtocol(asyncio.Protocol):
         if not self._open:
             self._socket.close()
         elif self._sent is None:
+            # Raises for a code or a reason that can't be sent, before anything is done.
+            payload = Close(code, reason).serialize()
+            Frame(Opcode.CLOSE, payload).check()
             self._sent = (code, reason)
-            self._socket.write(frames.frame(frames.CLOSE, Close(code, reason).serialize()))
+            self._socket.write(frames.frame(frames.CLOSE, payload))
             # Past the messages that are still on their way there is the client's close frame.
             self.resume_reading()
 
@@ -265,8 +268,8 @@ class WebSocketProtocol(asyncio.Protocol):
             self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again, first what was left over."""
-        if not self._reading:
+        """Read again, first what was left over; nothing until the handshake is finished."""
+        if self._open and not self._reading:
             self._reading = True
             if not self._socket.is_closing():
                 self._socket.resume_reading()
