@@ -24,6 +24,10 @@ from .outbox import Chunk, Flusher, Framing, Outbox
 from .transport import Ending, Transport
 from .watch import Watch
 
+TURN_BYTES = 65536
+TURN_MESSAGES = 256
+"""What a task may send to one connection before it lets the event loop have a turn."""
+
 
 class Request(HTTPConnection):
     """The opening handshake's request, as Starlette shows it: headers, query parameters, cookies, session."""
@@ -236,8 +240,13 @@ class Connection:
             self.outbox.append(self.transport.framing(payload, True), len(payload))
         else:
             raise TypeError(f"An endpoint sends str or bytes, not {type(message).__name__}.")
-        if self.outbox.paused:
-            await self.outbox.drained()
+        outbox = self.outbox
+        if outbox.paused:
+            await outbox.drained()
+        elif outbox.size > TURN_BYTES or len(outbox.chunks) > TURN_MESSAGES:
+            # Who sends without end would otherwise never let others have a turn, as long as the client keeps
+            # up, or once it is gone and the loop has not come to tell.
+            await asyncio.sleep(0)
 
     def deliver(self, envelope: Envelope) -> None:
         """Put an envelope into the outbox; nothing happens if the connection is closing."""

@@ -1,11 +1,12 @@
 """Memberships: a connection joins rooms, catches up with what it missed, and leaves."""
 
+import asyncio
 from collections.abc import Sequence
 
 from ..errors import InvalidMessage
 from ..observe.log import fields, logger
 from ..protocol.codes import ErrorCode
-from ..protocol.envelope import Envelope, Member, Position
+from ..protocol.envelope import Envelope, Inbox, Member, Position
 from .connection import Connection
 from .hub import Hub
 from .room import Room, Rooms
@@ -66,9 +67,20 @@ class Replay:
             reached = await self._page(at)
             if reached == at:
                 # History is ahead of the feed, which must not bring again what was read from there.
-                await subscription.moved()
+                await self._until_feed_moves()
             at = reached
             await connection.outbox.drained()
+
+    async def _until_feed_moves(self) -> None:
+        waits = {
+            asyncio.ensure_future(self._subscription.moved()),
+            asyncio.ensure_future(self._connection.wait_closed()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _page(self, at: Position) -> Position:
         connection, subscription = self._connection, self._subscription
@@ -133,8 +145,8 @@ class Memberships:
         logger.info("join", extra=fields(connection=connection.id, user=connection.user, room=name))
         return Replay(self._hub, connection, membership.subscription, since)
 
-    async def join_inbox(self) -> Membership | None:
-        """Join the inbox of the connection's user, if there is one."""
+    async def join_inbox(self) -> Inbox | None:
+        """Join the inbox of the connection's user, if there is one; return where its messages start."""
         connection = self._connection
         if connection.user is None:
             return None
@@ -142,7 +154,8 @@ class Memberships:
         room = Room(self._hub, self._inboxes, name, connection)
         membership = await self._enter(self._inboxes, room, ())
         membership.subscription.add(connection)
-        return membership
+        position = membership.subscription.position
+        return Inbox(name, position.epoch, position.offset)
 
     async def _enter(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> Membership:
         subscription = await self._hub.running.subscriptions.subscribe(room.name)

@@ -25,7 +25,7 @@ from ..protocol.envelope import (
 )
 from .connection import Connection
 from .hub import Hub
-from .membership import Membership, Memberships
+from .membership import Memberships
 from .room import Room
 from .router import Router
 
@@ -68,9 +68,8 @@ class Session:
             if not self._connection.lost:
                 raise
 
-    def _welcome(self, inbox: Membership | None) -> None:
+    def _welcome(self, inbox: Inbox | None) -> None:
         connection, settings = self._connection, self._hub.settings
-        position = inbox.subscription.position if inbox else None
         welcome = Welcome(
             protocol=VERSION,
             session=connection.session,
@@ -79,7 +78,7 @@ class Session:
             heartbeat=settings.ping_interval,
             max_message=settings.max_message,
             user=connection.user,
-            inbox=Inbox(inbox.room.name, position.epoch, position.offset) if inbox and position else None,
+            inbox=inbox,
         )
         connection.deliver(Envelope("$welcome", data=welcome))
 
@@ -162,11 +161,12 @@ class Session:
         user = await self._authenticate(connection)
         if connection.user is not None and user != connection.user:
             raise Denied("This login is another user's; open a connection of its own for it.")
+        inbox: Inbox | None = None
         if user != connection.user:
             connection.user = user
             await self._memberships.rename()
-            await self._memberships.join_inbox()
-        self._acknowledge(request, Identity(user))
+            inbox = await self._memberships.join_inbox()
+        self._acknowledge(request, Identity(user, inbox))
 
     async def _ping(self, request: Incoming) -> None:
         self._connection.deliver(PONG if request.id is None else Envelope("$pong", id=request.id))

@@ -99,10 +99,11 @@ class Inbox(Struct, frozen=True):
     offset: int
 
 
-class Identity(Struct, frozen=True):
-    """Data of the answer to ``$auth``."""
+class Identity(Struct, frozen=True, omit_defaults=True):
+    """Data of the answer to ``$auth``; `inbox` where a guest has become a user by it."""
 
     user: str | None
+    inbox: Inbox | None = None
 
 
 class Page(Struct, frozen=True):
