@@ -1,0 +1,1 @@
+"""hubbub beside its peers, in one run: `python -m benchmarks`."""

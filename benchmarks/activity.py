@@ -1,0 +1,50 @@
+"""Whether a process works, waits for its core or sleeps: so that one sees who holds up whom."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SATURATED = 0.95
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a process did during a window, in shares of the time from 0 to 1; for the rest it slept."""
+
+    working: float
+    """On its core."""
+    waiting: float
+    """Ready to work, but something else had the core."""
+
+    @property
+    def busy(self) -> float:
+        """How much of the time it had work to do; `SATURATED` or more means that it holds up the others."""
+        return self.working + self.waiting
+
+
+class Watch:
+    """Watches a process from now on, with all that it has started if `children` says so."""
+
+    def __init__(self, pid: int, *, children: bool) -> None:
+        self._pid = pid
+        self._children = children
+        self._began = time.perf_counter(), *self._times()
+
+    def activity(self) -> Activity:
+        """What it has done so far."""
+        now = time.perf_counter(), *self._times()
+        wall, working, waiting = (after - before for before, after in zip(self._began, now, strict=True))
+        return Activity(working / wall, waiting / wall)
+
+    def _times(self) -> tuple[float, float]:
+        """Seconds for which all threads together have worked, and have waited for a core."""
+        lines = [thread.joinpath("schedstat").read_text().split() for thread in self._threads(self._pid)]
+        return sum(int(line[0]) for line in lines) / 1e9, sum(int(line[1]) for line in lines) / 1e9
+
+    def _threads(self, pid: int) -> Iterator[Path]:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            yield thread
+            if self._children:
+                for child in thread.joinpath("children").read_text().split():
+                    yield from self._threads(int(child))
