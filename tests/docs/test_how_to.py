@@ -1,0 +1,387 @@
+"""The applications of the how-to pages do what the pages say of them."""
+
+import asyncio
+import json
+import re
+import urllib.request
+from types import ModuleType
+
+import pytest
+import websockets
+from websockets.asyncio.server import serve as serve_websockets
+
+from docs.pages import File, Shelf, commands, read
+from hubbub import ConfigurationError, Connection, Message
+from wire import talk
+
+pytestmark = pytest.mark.anyio
+
+FAILING = """
+from hubbub import Hubbub, Message
+
+hub = Hubbub()
+
+
+class Fail(Message):
+    pass
+
+
+@hub.on_message
+async def fail(message: Fail) -> None:
+    1 / 0
+"""
+
+
+class Leave(Message):
+    pass
+
+
+@pytest.fixture
+def page(shelf: Shelf):
+    """Import a file of a how-to page."""
+
+    def page(name: str, module: str) -> ModuleType:
+        shelf.put_all(f"docs/how-to/{name}.md")
+        return shelf.module(module)
+
+    return page
+
+
+def request(method: str, url: str, body: object = None) -> tuple[int, str]:
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=5) as response:
+        return response.status, response.read().decode()
+
+
+class TestLogIn:
+    async def test_a_token_comes_in_a_header_or_in_the_query(self, page, serve):
+        url = serve(page("log-in", "app").hub).url
+        async with talk(f"{url}/?token=8c1f5b0e") as client:
+            assert client.welcome["user"] == "ada"
+        async with talk(url, additional_headers={"Authorization": "Bearer d2a94c77"}) as client:
+            assert client.welcome["user"] == "bob"
+
+    async def test_nobody_is_let_in_without(self, page, serve):
+        async with talk(serve(page("log-in", "app").hub).url, welcome=False) as client:
+            assert await client.closed() == (4401, "Log in first.")
+
+    async def test_a_cookie_counts_only_from_a_known_origin(self, page, serve):
+        url = serve(page("log-in", "cookies").hub).url
+        cookie = {"Cookie": "session=f3b09d61"}
+        async with talk(url, additional_headers=cookie, origin="https://example.com") as client:
+            assert client.welcome["user"] == "ada"
+        other = {"additional_headers": cookie, "origin": "https://evil.example"}
+        async with talk(url, welcome=False, **other) as client:
+            assert await client.closed() == (4401, "This page may not connect.")
+        async with talk(url, origin="https://example.com", welcome=False) as client:
+            assert await client.closed() == (4401, "Log in first.")
+
+    async def test_a_room_can_be_refused(self, page, serve):
+        async with talk(f"{serve(page('log-in', 'rooms').hub).url}/?token=cleo") as cleo:
+            await cleo.join("team/blue")
+            refused = await cleo.ask(type="$join", room="team/red")
+            assert refused["data"]["code"] == "denied"
+            assert refused["data"]["message"] == "You are not in this team."
+
+    async def test_a_login_ends_on_all_connections_of_the_user(self, page, serve):
+        module = page("log-in", "log_out")
+
+        @module.hub.on_message
+        async def leave(message: Leave) -> None:
+            await module.log_out("ada")
+
+        url = serve(module.hub).url
+        ada = f"{url}/?token=ada"
+        async with talk(ada) as one, talk(ada) as other, talk(f"{url}/?token=bob") as bob:
+            assert (await bob.ask(type="leave"))["type"] == "$ack"
+            assert await one.closed() == await other.closed() == (4401, "Log in again.")
+            assert (await bob.ask(type="$ping"))["type"] == "$pong"
+
+
+class TestPresence:
+    async def test_members_hear_of_each_other(self, page, serve):
+        url = serve(page("presence", "app").hub).url
+        async with talk(f"{url}/?name=bob") as bob:
+            await bob.join("chat/lobby")
+            async with talk(f"{url}/?name=ada&colour=red") as ada, talk(f"{url}/?name=ada") as tab:
+                await ada.join("chat/lobby")
+                joined = await bob.receive_type("$joined")
+                assert joined["data"] == {"user": "ada", "info": {"colour": "red"}}
+                await tab.join("chat/lobby")
+                counted = await bob.ask(type="count", room="chat/lobby")
+                assert counted["data"] == {"people": 2}
+                members = (await bob.ask(type="$presence", room="chat/lobby"))["data"]["members"]
+                assert [member["user"] for member in members] == ["bob", "ada"]
+            assert (await bob.receive_type("$left"))["data"]["user"] == "ada"
+
+    async def test_the_rest_of_the_program_can_ask(self, page):
+        module = page("presence", "app")
+        async with module.hub.lifespan():
+            assert not await module.is_anybody_there("lobby")
+
+    async def test_the_hooks_run_for_each_connection(self, page, serve):
+        module = page("presence", "app")
+        url = serve(module.hub).url
+        async with talk(f"{url}/?name=ada") as ada:
+            await ada.join("chat/lobby")
+            ((name, connection),) = module.present
+            assert (name, connection.id) == ("lobby", ada.welcome["connection"])
+            await ada.ask(type="$leave", room="chat/lobby")
+            assert module.present == set()
+
+
+class TestSendToAUser:
+    async def test_all_devices_get_it(self, page, serve):
+        url = serve(page("send-to-a-user", "app").hub).url
+        async with talk(f"{url}/?token=bob") as phone, talk(f"{url}/?token=bob") as laptop:
+            async with talk(f"{url}/?token=ada") as ada:
+                await ada.ask(type="whisper", data={"to": "bob", "text": "psst"})
+            for device in (phone, laptop):
+                assert await device.receive() == {
+                    "type": "whispered",
+                    "room": "$user/bob",
+                    "offset": 1,
+                    "data": {"by": "ada", "text": "psst"},
+                }
+
+    async def test_a_device_that_was_away_catches_up(self, page, serve):
+        url = serve(page("send-to-a-user", "app").hub).url
+        async with talk(f"{url}/?token=ada") as ada:
+            await ada.ask(type="whisper", data={"to": "bob", "text": "psst"})
+        async with talk(f"{url}/?token=bob") as bob:
+            history = await bob.ask(type="$history", room="$user/bob")
+            assert [message["data"]["text"] for message in history["data"]["messages"]] == ["psst"]
+
+    async def test_guests_are_refused(self, page, serve):
+        async with talk(serve(page("send-to-a-user", "app").hub).url) as guest:
+            refused = await guest.ask(type="whisper", data={"to": "bob", "text": "psst"})
+            assert refused["data"]["message"] == "Log in to whisper."
+
+    async def test_one_connection_gets_what_is_sent_to_it(self, page, serve):
+        async with talk(serve(page("send-to-a-user", "app").hub).url) as client:
+            await client.send(type="ask_for_tips")
+            assert await client.receive() == {"type": "tip", "data": {"text": "Whispers are kept for a day."}}
+            assert (await client.receive())["type"] == "tip"
+
+
+class TestPublishFromARoute:
+    @pytest.mark.parametrize("number", ["4711", "0815"])
+    async def test_a_request_reaches_the_room(self, page, start, number):
+        served = start(page("publish-from-a-route", "app").app)
+        async with talk(f"{served.url}/live/") as client:
+            await client.join(f"orders/{number}")
+            url = f"{served.http}/orders/{number}"
+            assert await asyncio.to_thread(request, "PUT", url, {"status": "sent"}) == (200, '{"offset":1}')
+            assert await client.receive() == {
+                "type": "status_changed",
+                "room": f"orders/{number}",
+                "offset": 1,
+                "data": {"status": "sent"},
+            }
+
+    async def test_the_hub_can_be_part_of_a_lifespan(self, page, serve):
+        served = serve(page("publish-from-a-route", "own_lifespan").app)
+        async with talk(f"{served.url}/live/") as client:
+            assert client.welcome["protocol"] == 1
+
+    async def test_probes_are_where_the_hub_is(self, page, serve):
+        http = serve(page("publish-from-a-route", "app").app).http
+        for path, answer in (("healthz", "alive\n"), ("readyz", "ready\n")):
+            assert await asyncio.to_thread(request, "GET", f"{http}/live/{path}") == (200, answer)
+
+
+class TestEndpoints:
+    async def test_they_carry_text_and_binary(self, page, start):
+        async with websockets.connect(f"{start(page('endpoints', 'app').hub).url}/echo") as client:
+            for message in ("text", b"binary"):
+                await client.send(message)
+                assert await client.recv() == message
+
+    async def test_a_path_has_named_parts(self, page, start):
+        async with websockets.connect(f"{start(page('endpoints', 'app').hub).url}/greet/ada") as client:
+            assert [message async for message in client] == ["Hello ada!"]
+        assert client.close_code == 1000
+
+    async def test_a_program_that_moved_over_does_the_same(self, page, start):
+        served = start(page("endpoints", "after").hub)
+        async with serve_websockets(page("endpoints", "before").count_down, "127.0.0.1", 0) as before:
+            port = before.sockets[0].getsockname()[1]
+            for url in (f"ws://127.0.0.1:{port}", served.url):
+                async with websockets.connect(url) as client:
+                    await client.send("3")
+                    assert [message async for message in client] == ["3", "2", "1"]
+                assert client.close_code == 1000
+
+    def test_a_connection_has_what_the_table_says(self):
+        rows = re.findall(r"^\| (.*) \| the same.*\|$", read("docs/how-to/endpoints.md"), re.MULTILINE)
+        names = set(re.findall(r"websocket\.(\w+)", " ".join(rows)))
+        names |= set(re.findall(r"`(\w+)(?:\(\))?`", " ".join(rows)))
+        names -= {"websockets", "ConnectionClosedOK", "ConnectionClosedError"}
+        assert {"recv", "send", "close", "close_code", "wait_closed", "remote_address"} <= names
+        assert {name for name in names if not hasattr(Connection, name)} == set()
+
+
+class TestValidate:
+    async def test_names_on_the_wire(self, page, serve):
+        async with talk(serve(page("validate", "app").hub).url) as client:
+            await client.join("board/7")
+            assert (await client.ask(type="board.cleared", room="board/7"))["type"] == "$ack"
+
+    async def test_parts_of_a_rooms_name_have_types(self, page, serve):
+        async with talk(serve(page("validate", "app").hub).url) as client:
+            refused = await client.ask(type="$join", room="board/seven")
+            assert refused["data"]["code"] == "unknown_room"
+
+    async def test_a_reply_is_what_the_handler_returns(self, page, serve):
+        async with talk(serve(page("validate", "app").hub).url) as client:
+            await client.join("board/7")
+            for _ in range(2):
+                points = [{"x": 0, "y": 0}, {"x": 1, "y": 1}]
+                await client.send(type="draw", room="board/7", data={"points": points})
+            assert (await client.ask(type="how_many", room="board/7"))["data"] == {"drawn": 2}
+
+    async def test_pydantic_models_are_messages(self, page, serve):
+        url = serve(page("validate", "models").hub).url
+        async with talk(url) as one, talk(url) as other:
+            await one.join("chat/lobby")
+            await other.join("chat/lobby")
+            refused = await one.ask(type="say", room="chat/lobby", data={"text": " "})
+            assert refused["data"]["errors"] == [
+                {"path": "$.text", "message": "Value error, Please say something."}
+            ]
+            await one.send(type="say", room="chat/lobby", data={"text": "hi"})
+            assert (await other.receive_type("say"))["data"] == {"text": "hi"}
+
+    def test_the_schemas_can_be_seen(self, shelf, in_a_shell):
+        shelf.put_all("docs/how-to/validate.md")
+        for _, command in commands("docs/how-to/validate.md"):
+            finished = in_a_shell(*command.split())
+            assert finished.returncode == 0, finished.stderr
+        described = json.loads(finished.stdout)
+        kinds = {message["type"] for rooms in described["rooms"] for message in rooms["messages"]}
+        assert kinds == {"draw", "board.cleared", "how_many"}
+
+
+class TestEphemeral:
+    async def test_it_has_no_offset_and_no_place_in_history(self, page, serve):
+        url = serve(page("ephemeral", "app").hub).url
+        async with talk(url) as one, talk(url) as other:
+            await one.join("board/blue")
+            await other.join("board/blue")
+            await one.send(type="cursor", room="board/blue", data={"x": 1, "y": 2})
+            await one.send(type="draw", room="board/blue", data={"shape": "circle"})
+            cursor, draw = await other.receive(), await other.receive()
+            assert (cursor["type"], "offset" in cursor) == ("cursor", False)
+            assert (draw["type"], draw["offset"]) == ("draw", 1)
+            history = await other.ask(type="$history", room="board/blue")
+            assert [message["type"] for message in history["data"]["messages"]] == ["draw"]
+
+    async def test_a_room_without_history_tells_of_what_was_missed(self, page, serve):
+        url = serve(page("presence", "app").hub).url
+        async with talk(f"{url}/?name=ada") as ada:
+            since = await ada.join("chat/lobby")
+            await ada.ask(type="say", room="chat/lobby", data={"text": "missed"})
+            async with talk(f"{url}/?name=bob") as bob:
+                await bob.join("chat/lobby", since=since)
+                assert await bob.receive() == {
+                    "type": "$gap",
+                    "room": "chat/lobby",
+                    "data": {"epoch": since["epoch"], "offset": 1},
+                }
+
+
+class TestTest:
+    def test_the_tests_pass(self, shelf, in_a_shell):
+        shelf.put_all("docs/how-to/test.md")
+        finished = in_a_shell("pytest", "-q", "-p", "no:cacheprovider")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert "4 passed" in finished.stdout
+
+
+class TestDeploy:
+    async def test_a_proxy_is_believed(self, page, serve, caplog):
+        caplog.set_level("INFO", "hubbub")
+        headers = {"X-Forwarded-For": "203.0.113.9"}
+        async with talk(serve(page("test", "chat").hub).url, additional_headers=headers):
+            (connected,) = [record for record in caplog.records if record.message == "connect"]
+        assert connected.fields["peer"].startswith("203.0.113.9:")
+
+    async def test_a_proxy_may_take_a_prefix_off(self, page, serve):
+        async with talk(serve(page("test", "chat").hub, root_path="/chat").url) as client:
+            await client.join("chat/lobby")
+
+    async def test_rooms_are_not_for_several_workers(self, page, monkeypatch):
+        monkeypatch.setenv("HUBBUB_WORKERS", "4")
+        with pytest.raises(ConfigurationError, match="rooms of their own"):
+            await page("test", "chat").hub.start()
+        async with page("endpoints", "app").hub.lifespan():
+            """Endpoints alone are for as many as there are."""
+
+    async def test_a_hub_is_not_ready_before_it_is_started(self, page):
+        hub = page("test", "chat").hub
+        statuses = []
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        for path in ("/healthz", "/readyz"):
+            scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+            await hub(scope, None, send)
+        assert [status for status in statuses if status] == [200, 503]
+
+
+class TestLogs:
+    async def test_events_have_the_fields_of_the_table(self, shelf, run):
+        shelf.put_all("docs/how-to/log-in.md")
+        process = run("app:hub")
+        async with talk(f"ws://127.0.0.1:{process.port}/?token=8c1f5b0e") as client:
+            await client.join("chat/lobby")
+        process.stop()
+        rows = re.findall(r"^\| `(.*?)` \| (\w+) \| (.*?) \|", read("docs/how-to/logs.md"), re.MULTILINE)
+        documented = {event: (level, set(re.findall(r"`(\w+)`", told))) for event, level, told in rows}
+        events = [json.loads(line) for line in process.log]
+        assert [event["event"] for event in events] == [
+            "listening",
+            "connect",
+            "join",
+            "leave",
+            "disconnect",
+            "stopped",
+        ]
+        for event in events:
+            level, names = documented[event["event"]]
+            assert event["level"] == level
+            always = {"time", "level", "logger", "event", "correlation_id"}
+            assert event.keys() - always == names - {"reason"}
+
+    async def test_an_error_names_the_correlation_id(self, shelf, run):
+        shelf.put(File("", 0, "app.py", FAILING))
+        process = run("app:hub")
+        headers = {"X-Request-ID": "from-the-client"}
+        async with talk(f"ws://127.0.0.1:{process.port}", additional_headers=headers) as client:
+            answer = await client.ask(type="fail")
+        process.stop()
+        assert "from-the-client" in answer["data"]["message"]
+        (error,) = [json.loads(line) for line in process.log if '"error"' in line]
+        assert error["correlation_id"] == "from-the-client"
+        assert "ZeroDivisionError" in error["traceback"]
+
+    async def test_the_applications_own_lines_have_it_too(self, shelf, run):
+        shelf.put_all("docs/how-to/logs.md")
+        process = run("app:hub")
+        headers = {"X-Request-ID": "from-the-client"}
+        async with talk(f"ws://127.0.0.1:{process.port}", additional_headers=headers) as client:
+            answer = await client.ask(type="order", data={"article": "tea"})
+        process.stop()
+        assert answer["data"] == "from-the-client"
+        (line,) = [json.loads(line) for line in process.log if "ordered tea" in line]
+        assert (line["logger"], line["correlation_id"]) == ("shop", "from-the-client")
+
+    async def test_a_logging_set_up_of_ones_own_has_the_ids(self, shelf, run):
+        shelf.put_all("docs/how-to/logs.md")
+        process = run("own_logging:hub")
+        headers = {"X-Request-ID": "from-the-client"}
+        async with talk(f"ws://127.0.0.1:{process.port}", additional_headers=headers):
+            pass
+        process.stop()
+        assert "INFO [from-the-client] hubbub: connect\n" in process.log
