@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from .brokers import open_broker
 from .brokers.base import Broker
-from .engine.callback import CONNECTION, Callback, Function
+from .engine.callback import CONNECTION, Callback, Function, place_of
 from .engine.connection import Connection
 from .engine.drain import drain
 from .engine.hub import Hub
@@ -27,7 +28,7 @@ from .engine.room import DEFAULT_AGE, AnyFunction, Room, Rooms
 from .engine.router import Router
 from .engine.transport import Transport
 from .errors import CollisionError, ConfigurationError
-from .observe.log import logger
+from .observe.log import fields, logger
 from .protocol.codecs import negotiate
 from .settings import Settings
 from .transports.asgi import ASGITransport
@@ -199,17 +200,25 @@ class Hubbub:
                     "their broker is one process's. Use one worker, or a broker that processes share."
                 )
             await self._hub.start(broker)
-            self._started = True
+            try:
+                for hook in self._startup:
+                    await _call(hook)
+            except BaseException:
+                await self._hub.stop()
+                raise
             self._draining = False
-            for hook in self._startup:
-                await _call(hook)
+            self._started = True
 
     async def stop(self) -> None:
         """Let the clients go, call the shutdown hooks, leave the broker; nothing if it is not started."""
         if self._started:
             await self.drain()
             for hook in reversed(self._shutdown):
-                await _call(hook)
+                try:
+                    await _call(hook)
+                except Exception:
+                    # The other hooks and the broker have something to give back too.
+                    logger.exception("error", extra=fields(during="shutdown", hook=place_of(hook)))
             await self._hub.stop()
             self._started = False
 
@@ -238,6 +247,10 @@ class Hubbub:
             # It is a sentence already; a traceback would hide it.
             await send({"type": "lifespan.startup.failed", "message": str(problem)})
             return
+        except Exception:
+            # A server that is only told by the exception may take it for an application without lifespan.
+            await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
+            raise
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.stop()
@@ -274,16 +287,17 @@ class Hubbub:
     def _endpoint(self, path: str) -> tuple[Callback, tuple[str, ...]] | None:
         for endpoint in self.endpoints:
             values = endpoint.pattern.match(path)
-            if values is not None:
+            if values is not None and endpoint.handler.fits(values):
                 return endpoint.handler, values
         return None
 
     async def _start_late(self) -> None:
         if not self._started:
-            logger.warning(
-                "started without lifespan: shutdown hooks won't run; give the host application "
-                "lifespan=hub.lifespan",
-            )
+            if not self._starting.locked():
+                logger.warning(
+                    "started without lifespan: shutdown hooks won't run; give the host application "
+                    "lifespan=hub.lifespan",
+                )
             await self.start()
 
     async def _healthz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002

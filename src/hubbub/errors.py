@@ -32,8 +32,8 @@ class CollisionError(ConfigurationError):
 class Denied(HubbubError):
     """Raise it in a hook or a handler to refuse; the client is told `reason`.
 
-    In `authenticate` the connection is closed with 4401, in `on_connect` with 4403. Anywhere else the
-    client's message is answered with an ``$error`` and the connection stays open.
+    In `authenticate` the connection is closed with 4401, in `on_connect` and in an endpoint with 4403.
+    Anywhere else the client's message is answered with an ``$error`` and the connection stays open.
     """
 
     def __init__(self, reason: str = "not allowed") -> None:

@@ -43,6 +43,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and the hub in it even where the host's lifespan does not."""
         await super().startup(sockets)
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
         if self._hub is not None:
             try:
                 await self._hub.start()

@@ -20,7 +20,7 @@ def _about(group: str, description: str, *, secret: bool = False) -> Meta:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What can be set.
 
-    A field ``max_message`` is ``Hubbub(max_message=...)`` in code, ``HUBBUB_MAX_MESSAGE`` in the
+    A field ``max_message`` is ``Hubbub(Settings(max_message=...))`` in code, ``HUBBUB_MAX_MESSAGE`` in the
     environment and ``--max-message`` on the command line. The command line wins over the environment,
     the environment over code.
     """
@@ -66,7 +66,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         _about("TLS", "Certificates that sign the clients' certificates, which are then required."),
     ] = None
-    ssl_ciphers: Annotated[str, _about("TLS", "TLS ciphers, in OpenSSL's notation.")] = "TLSv1"
+    ssl_ciphers: Annotated[
+        str, _about("TLS", "TLS ciphers, in OpenSSL's notation; empty for Python's choice.")
+    ] = ""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _about("Logs", "Least level that is logged.")
@@ -81,9 +83,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     inbox_history: Annotated[
         int, Meta(ge=0), _about("Broker", "Messages kept for each user, for devices that come later.")
     ] = 100
-    deduplication_window: Annotated[
-        float, Meta(gt=0), _about("Broker", "Seconds for which a repeated message is recognised.")
-    ] = 300.0
     lease: Annotated[
         float, Meta(gt=0), _about("Broker", "Seconds after which the members of a crashed instance are gone.")
     ] = 10.0

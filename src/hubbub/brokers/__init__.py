@@ -12,7 +12,7 @@ def open_broker(settings: Settings) -> Broker:
     """Return the broker that the setting `broker` names; :exc:`ConfigurationError` if there is none."""
     scheme = urlsplit(settings.broker).scheme
     if scheme == "memory":
-        return MemoryBroker(MemoryStore(window=settings.deduplication_window, lease=settings.lease))
+        return MemoryBroker(MemoryStore(lease=settings.lease))
     raise ConfigurationError(
         f"There is no broker for {scheme or 'no scheme'}://. Use memory:// (one process)."
     )

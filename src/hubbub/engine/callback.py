@@ -8,8 +8,7 @@ from operator import itemgetter
 import anyio.to_thread
 import msgspec
 
-from ..errors import ConfigurationError, InvalidMessage
-from ..protocol.codes import ErrorCode
+from ..errors import ConfigurationError
 from ..protocol.messages import is_message_class
 
 Function = Callable[..., object]
@@ -108,14 +107,16 @@ class Callback:
             return await anyio.to_thread.run_sync(self.function, *arguments)
         return await self.function(*arguments)  # type: ignore[misc]
 
+    def fits(self, values: tuple[str, ...]) -> bool:
+        """Tell whether the values of the pattern's names are of the types that the function asks for."""
+        try:
+            self._converted(self._pick((None, None, None, *values)))
+        except msgspec.ValidationError:
+            return False
+        return True
+
     def _converted(self, arguments: tuple[object, ...]) -> tuple[object, ...]:
         converted = list(arguments)
         for place, kind in self._conversions:
-            try:
-                converted[place] = msgspec.convert(arguments[place], kind, strict=False)
-            except msgspec.ValidationError as problem:
-                raise InvalidMessage(
-                    f"There is no room with {arguments[place]!r} in its name: {problem}.",
-                    code=ErrorCode.UNKNOWN_ROOM,
-                ) from None
+            converted[place] = msgspec.convert(arguments[place], kind, strict=False)
         return tuple(converted)

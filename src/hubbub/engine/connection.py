@@ -71,7 +71,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_closed", "_ending", "_inbox", "_leaving", "_max_inbox", "_reading", "_state", "_token", "_waiter",
+        "_closed", "_ending", "_held", "_inbox", "_leaving", "_max_inbox", "_reading", "_state", "_token",
+        "_waiter",
         "closing", "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost", "outbox",
         "scope", "session", "signs", "transport", "user", "watch",
     )  # fmt: skip
@@ -110,6 +111,7 @@ class Connection:
         self._ending: Ending | None = None
         self._state: dict[str, object] | None = None
         self._token: str | None = None
+        self._held: list[Envelope] | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.user!r}>"
@@ -226,8 +228,7 @@ class Connection:
         that can't be sent here.
         """
         if self.closing:
-            await self.wait_closed()
-            raise self._closed_error()
+            await self._raise_if_closed()
         if self.form is not None:
             if isinstance(message, str | bytes | bytearray | memoryview):
                 raise TypeError("Only an endpoint sends str and bytes; here, send a hubbub.Message.")
@@ -243,14 +244,28 @@ class Connection:
         outbox = self.outbox
         if outbox.paused:
             await outbox.drained()
+            # What still waited when it was closed, this message perhaps, is dropped.
+            await self._raise_if_closed()
         elif outbox.size > TURN_BYTES or len(outbox.chunks) > TURN_MESSAGES:
             # Who sends without end would otherwise never let others have a turn, as long as the client keeps
             # up, or once it is gone and the loop has not come to tell.
             await asyncio.sleep(0)
 
+    def hold(self) -> None:
+        """Keep what the application sends, in `on_connect`, until the client is greeted."""
+        self._held = []
+
+    def greet(self, first: Envelope) -> None:
+        """Send the first envelope of all, and then what was kept."""
+        held, self._held = self._held or [], None
+        for envelope in (first, *held):
+            self.deliver(envelope)
+
     def deliver(self, envelope: Envelope) -> None:
         """Put an envelope into the outbox; nothing happens if the connection is closing."""
-        if not self.closing and self.form is not None:
+        if self._held is not None:
+            self._held.append(envelope)
+        elif not self.closing and self.form is not None:
             self.outbox.append(*self.form.chunk(envelope))
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -351,6 +366,11 @@ class Connection:
         self.outbox.chunks.clear()
         self.outbox.size = 0
         self.start_close(CloseCode.TOO_SLOW, "reads too slowly")
+
+    async def _raise_if_closed(self) -> None:
+        if self.closing:
+            await self.wait_closed()
+            raise self._closed_error()
 
     def _closed_error(self) -> ConnectionClosed:
         assert self._ending is not None

@@ -15,7 +15,7 @@ from ..settings import Settings
 from .connection import Connection
 from .outbox import Flusher
 from .presence import Presence
-from .subscriptions import Subscriptions, envelope_of
+from .subscriptions import Subscriptions, envelope_of, publication_of
 from .sweep import Sweep
 
 
@@ -107,5 +107,5 @@ class Hub:
     async def history(self, room: str, since: Position | None, limit: int, codec: Codec = JSON) -> Page:
         """Return kept messages of a room, as a client is shown them."""
         found = await self.running.broker.history(room, since, limit)
-        messages = [envelope_of(room, entry, codec) for entry in found.entries]
+        messages = [envelope_of(room, entry, publication_of(entry), codec) for entry in found.entries]
         return Page(found.position.epoch, found.position.offset, found.complete, messages)

@@ -91,7 +91,10 @@ async def serve_endpoint(
     """Let an endpoint's handler have the connection."""
     async with connected(hub, connection, None):
         _begin(connection)
-        await handler(connection, None, None, *values)
+        try:
+            await handler(connection, None, None, *values)
+        except Denied as denied:
+            connection.start_close(CloseCode.FORBIDDEN, _shortened(denied.reason))
 
 
 async def serve_session(
@@ -107,6 +110,7 @@ async def serve_session(
     """Speak hubbub's protocol on the connection."""
     memberships = Memberships(hub, connection, rooms, inboxes)
     connection.on_lost = memberships.detach
+    connection.hold()
     entered = False
     async with connected(hub, connection, subprotocol):
         hub.sessions[connection.session] = connection
@@ -130,7 +134,7 @@ async def _enter(connection: Connection, hooks: Hooks) -> bool:
             await hooks.connect(connection, None, None)
     except Denied as denied:
         failure = Failure(ErrorCode.DENIED, denied.reason, retry=False)
-        connection.deliver(Envelope("$error", data=failure))
+        connection.greet(Envelope("$error", data=failure))
         connection.start_close(refusal, _shortened(denied.reason))
         return False
     _begin(connection)

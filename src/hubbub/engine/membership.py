@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from ..brokers.base import Entry
 from ..errors import InvalidMessage
 from ..observe.log import fields, logger
 from ..protocol.codes import ErrorCode
@@ -10,7 +11,7 @@ from ..protocol.envelope import Envelope, Inbox, Member, Position
 from .connection import Connection
 from .hub import Hub
 from .room import Room, Rooms
-from .subscriptions import Subscription, envelope_of
+from .subscriptions import Subscription, chunk_of, publication_of
 
 REPLAY_PAGE = 100
 """Messages asked of the broker at once in a replay."""
@@ -69,7 +70,6 @@ class Replay:
                 # History is ahead of the feed, which must not bring again what was read from there.
                 await self._until_feed_moves()
             at = reached
-            await connection.outbox.drained()
 
     async def _until_feed_moves(self) -> None:
         waits = {
@@ -83,12 +83,10 @@ class Replay:
                 wait.cancel()
 
     async def _page(self, at: Position) -> Position:
-        connection, subscription = self._connection, self._subscription
-        assert connection.form is not None
-        codec, room = connection.form.codec, subscription.name
+        connection, room = self._connection, self._subscription.name
         page = await self._hub.running.broker.history(room, at, REPLAY_PAGE)
         # History may be ahead of the feed; the feed will bring the rest.
-        feed = subscription.position
+        feed = self._subscription.position
         entries = [
             entry for entry in page.entries if entry.offset is not None and entry.offset <= feed.offset
         ]
@@ -96,10 +94,21 @@ class Replay:
         if not page.complete:
             connection.deliver(Envelope("$gap", room=room, data=begins))
         for entry in entries:
-            connection.deliver(envelope_of(room, entry, codec))
+            self._deliver(entry)
+            # A page may be more than an outbox holds.
+            await connection.outbox.drained()
         if entries:
             return Position(page.position.epoch, entries[-1].offset or 0)
         return begins
+
+    def _deliver(self, entry: Entry) -> None:
+        connection = self._connection
+        publication = publication_of(entry)
+        if connection.closing or connection.form is None or publication.exclude == connection.session:
+            return
+        chunk = chunk_of(self._subscription.name, entry, publication, connection.form)
+        if chunk is not None:
+            connection.outbox.append(*chunk)
 
 
 class Memberships:
@@ -158,15 +167,26 @@ class Memberships:
         return Inbox(name, position.epoch, position.offset)
 
     async def _enter(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> Membership:
-        subscription = await self._hub.running.subscriptions.subscribe(room.name)
-        membership = self._by_name[room.name] = Membership(rooms, room, values, subscription)
-        if rooms.presence:
-            await self._appear(membership)
+        subscriptions = self._hub.running.subscriptions
+        subscription = await subscriptions.subscribe(room.name)
+        membership = Membership(rooms, room, values, subscription)
+        try:
+            if rooms.presence:
+                await self._appear(membership)
+        except BaseException:
+            await subscriptions.release(subscription)
+            raise
+        self._by_name[room.name] = membership
         return membership
 
     async def _appear(self, membership: Membership) -> None:
         member = membership.member = Member(self._connection.name, self._connection.info)
-        await self._hub.running.presence.enter(membership.room.name, member, self._connection)
+        try:
+            await self._hub.running.presence.enter(membership.room.name, member, self._connection)
+        except BaseException:
+            # Who was told that it failed must not be shown there.
+            await self._disappear(membership)
+            raise
 
     async def _disappear(self, membership: Membership) -> None:
         if membership.member is not None:
@@ -176,7 +196,8 @@ class Memberships:
     async def rename(self) -> None:
         """Show the connection in its rooms as who it is now."""
         for membership in list(self._by_name.values()):
-            if membership.member is not None:
+            shown = membership.member
+            if membership.rooms.presence and (shown is None or shown.user != self._connection.name):
                 await self._disappear(membership)
                 await self._appear(membership)
 
@@ -208,8 +229,10 @@ class Memberships:
         del self._by_name[room.name]
         hub = self._hub.running
         try:
-            await hub.subscriptions.release(membership.subscription)
-            await self._disappear(membership)
+            try:
+                await hub.subscriptions.release(membership.subscription)
+            finally:
+                await self._disappear(membership)
         finally:
             if membership.rooms is not self._inboxes:
                 logger.info(
@@ -220,7 +243,8 @@ class Memberships:
 
     def _find(self, name: str) -> tuple[Rooms, tuple[str, ...]]:
         for rooms in self._declared:
-            values = rooms.pattern.match(name)
+            # Names that start with $ are the protocol's own: {kind}/{name} opens no user's inbox.
+            values = None if name.startswith("$") else rooms.match(name)
             if values is not None:
                 return rooms, values
         raise InvalidMessage(

@@ -105,6 +105,18 @@ class Rooms:
         """Return the room with these named parts; :exc:`ValueError` if they don't fit the pattern."""
         return Room(self._hub, self, self.pattern.fill({name: str(value) for name, value in names.items()}))
 
+    def match(self, name: str) -> tuple[str, ...] | None:
+        """Return the values of the pattern's named parts, or None if `name` is no such room.
+
+        A part that a handler or hook wants as a number, say, has to be one.
+        """
+        values = self.pattern.match(name)
+        callbacks = [handler.callback for handler in self.router.handlers.values()]
+        callbacks += [hook for hook in (self.join_hook, self.leave_hook) if hook is not None]
+        if values is None or not all(callback.fits(values) for callback in callbacks):
+            return None
+        return values
+
     def on_message(self, handler: AnyFunction) -> AnyFunction:
         """Handle messages to these rooms, of the class that one parameter is annotated with.
 

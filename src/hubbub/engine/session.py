@@ -80,7 +80,7 @@ class Session:
             user=connection.user,
             inbox=inbox,
         )
-        connection.deliver(Envelope("$welcome", data=welcome))
+        connection.greet(Envelope("$welcome", data=welcome))
 
     async def _answer(self, message: str | bytes) -> None:
         request: Incoming | None = None
@@ -164,8 +164,13 @@ class Session:
         inbox: Inbox | None = None
         if user != connection.user:
             connection.user = user
-            await self._memberships.rename()
-            inbox = await self._memberships.join_inbox()
+            try:
+                await self._memberships.rename()
+                inbox = await self._memberships.join_inbox()
+            except BaseException:
+                # So that all of it is done when the client tries again.
+                connection.user = None
+                raise
         self._acknowledge(request, Identity(user, inbox))
 
     async def _ping(self, request: Incoming) -> None:

@@ -10,17 +10,18 @@ from ..observe.log import fields, logger
 from ..protocol.codecs import Codec
 from ..protocol.envelope import Envelope, Position, Publication
 from .connection import Connection, Form
-from .outbox import Outbox, fan_out
+from .outbox import Chunk, Outbox, fan_out
 
 _unpack = msgspec.msgpack.Decoder(Publication).decode
 
 
-def envelope_of(room: str, entry: Entry, codec: Codec) -> Envelope:
-    """Return a stored message as a client is shown it."""
-    return _envelope(room, entry, _unpack(entry.payload), codec)
+def publication_of(entry: Entry) -> Publication:
+    """Return what was published."""
+    return _unpack(entry.payload)
 
 
-def _envelope(room: str, entry: Entry, publication: Publication, codec: Codec) -> Envelope:
+def envelope_of(room: str, entry: Entry, publication: Publication, codec: Codec) -> Envelope:
+    """Return a room message as a client is shown it."""
     return Envelope(
         publication.type,
         room=room,
@@ -28,6 +29,15 @@ def _envelope(room: str, entry: Entry, publication: Publication, codec: Codec) -
         sender=publication.sender,
         data=codec.data(publication.data),
     )
+
+
+def chunk_of(room: str, entry: Entry, publication: Publication, form: Form) -> tuple[Chunk, int] | None:
+    """Return a room message in a form, and its size in bytes; None, logged, if its codec can't carry it."""
+    try:
+        return form.chunk(envelope_of(room, entry, publication, form.codec))
+    except (TypeError, ValueError, RecursionError):
+        logger.exception("error", extra=fields(during="encoding", room=room, codec=form.codec.subprotocol))
+        return None
 
 
 class Subscription:
@@ -137,20 +147,16 @@ class Subscriptions:
             return
         if entry.offset is not None:
             subscription.advance(epoch, entry.offset)
-        publication = _unpack(entry.payload)
+        publication = publication_of(entry)
         excluded = None if publication.exclude is None else self._sessions.get(publication.exclude)
         for form, outboxes in subscription.forms.items():
-            try:
-                chunk, size = form.chunk(_envelope(room, entry, publication, form.codec))
-            except (TypeError, ValueError):
-                logger.exception(
-                    "error", extra=fields(during="encoding", room=room, codec=form.codec.subprotocol)
-                )
+            chunk = chunk_of(room, entry, publication, form)
+            if chunk is None:
                 continue
             if excluded is None or excluded.outbox not in outboxes:
-                fan_out(outboxes, chunk, size)
+                fan_out(outboxes, *chunk)
             else:
-                fan_out(_others(outboxes, excluded.outbox), chunk, size)
+                fan_out(_others(outboxes, excluded.outbox), *chunk)
 
     def control(self, payload: bytes) -> None:
         """Take what another instance says to this one: nothing that this version knows of."""

@@ -17,8 +17,9 @@ correlation_id: ContextVar[str | None] = ContextVar("hubbub_correlation_id", def
 """Correlation id of the connection whose handler or hook is running; None outside of one."""
 
 _ACCEPTABLE_ID = re.compile(r"[!-~]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_PLAIN = re.compile(r"[^\s\"\\=\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# Version ff and ids of zeros alone are what the specification calls invalid.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_PLAIN = re.compile(r"[^ \"\\=]+")
 
 
 def fields(**values: object) -> dict[str, object]:
@@ -102,7 +103,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def configure(level: str, form: str) -> None:

@@ -1,0 +1,311 @@
+"""Joins, publishes, trims, leaves and lost lines in any order: a member's view has no gap it was not told of.
+
+There are no sockets here, and no timing: every answer of the broker and every delivery of its feed waits
+until a rule lets it go.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fake_transport import FakeTransport, fake_connection
+from hubbub import Connection, Position, Settings
+from hubbub.brokers.base import Entry, History, Receiver, Retention
+from hubbub.brokers.memory import MemoryBroker, MemoryStore
+from hubbub.engine.hub import Hub
+from hubbub.engine.membership import Memberships, inbox_of
+from hubbub.engine.room import Rooms
+from hubbub.protocol.codecs import pack
+from hubbub.protocol.envelope import Envelope, Publication
+
+ROOM, OTHER_ROOM = "room", "other"
+AGE = 10.0
+CLIENTS = strategies.integers(0, 2)
+
+
+class SlowBroker(MemoryBroker):
+    """A broker whose answers and deliveries wait until they are let go."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.answers: list[asyncio.Future[None]] = []
+        self.deliveries: deque[tuple[str, Entry, str]] = deque()
+        self.hurrying = False
+        self._receiver: Receiver | None = None
+
+    async def _wait(self) -> None:
+        if not self.hurrying:
+            answer = asyncio.get_running_loop().create_future()
+            self.answers.append(answer)
+            await answer
+
+    async def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        await super().start(self)
+
+    def deliver(self, room: str, entry: Entry, epoch: str) -> None:
+        self.deliveries.append((room, entry, epoch))
+
+    def control(self, payload: bytes) -> None: ...
+
+    async def subscribe(self, room: str) -> Position:
+        position = await super().subscribe(room)
+        await self._wait()
+        return position
+
+    async def unsubscribe(self, room: str) -> None:
+        await self._wait()
+        await super().unsubscribe(room)
+
+    async def history(self, room: str, since: Position | None, limit: int) -> History:
+        await self._wait()
+        found = await super().history(room, since, limit)
+        await self._wait()
+        return found
+
+    def let_go(self, which: int) -> None:
+        self.answers.pop(which % len(self.answers)).set_result(None)
+
+    def feed(self) -> None:
+        assert self._receiver is not None
+        self._receiver.deliver(*self.deliveries.popleft())
+
+
+class Member:
+    """One client, over its connections: what it has seen, checked as it arrives."""
+
+    def __init__(self, model: "Model") -> None:
+        self._model = model
+        self.seen: Position | None = None
+        """The last position it knows."""
+        self.wants_to_be_in = False
+        self.task: asyncio.Task[None] | None = None
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        hub = self._model.hub
+        self.connection: Connection
+        self.line: FakeTransport
+        self.connection, self.line = fake_connection(flusher=hub.flusher)
+        self.memberships = Memberships(hub, self.connection, [self._model.rooms], self._model.inboxes)
+        self.connection.on_lost = self.memberships.detach
+        self.wants_to_be_in = self.joined = False
+
+    @property
+    def busy(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+    async def join(self, since: Position | None) -> None:
+        """Do what a session does."""
+        replay = await self.memberships.join(ROOM, since)
+        self.connection.deliver(Envelope("$ack", data=replay.begins))
+        await replay.run()
+
+    async def leave(self) -> None:
+        await self.memberships.leave(ROOM)
+        self.connection.deliver(Envelope("$ack"))
+
+    def look(self) -> None:
+        """Check what has arrived since the last look."""
+        arrived, self.line.written = self.line.envelopes, []
+        for envelope in arrived:
+            kind, data = envelope["type"], envelope.get("data")
+            if kind == "$ack":
+                self.joined = data is not None
+                if data is not None:
+                    self.seen = Position(**data)
+            elif kind == "$gap":
+                gap = Position(**data)
+                assert self.joined
+                assert gap != self.seen, "told of a gap where there is none"
+                self.seen = gap
+            elif envelope.get("offset") is None:
+                assert data == {"ephemeral": True}
+            else:
+                self._take(envelope["offset"], data)
+
+    def _take(self, offset: int, data: object) -> None:
+        assert self.joined
+        assert self.seen is not None
+        epoch = self.seen.epoch
+        published, excluded = self._model.log[epoch, offset]
+        assert data == published
+        assert excluded != self.connection.session
+        self._may_lack(range(self.seen.offset + 1, offset))
+        assert offset > self.seen.offset, "seen again"
+        self.seen = Position(epoch, offset)
+
+    def _may_lack(self, offsets: range) -> None:
+        assert self.seen is not None
+        for offset in offsets:
+            _, excluded = self._model.log[self.seen.epoch, offset]
+            assert excluded == self.connection.session, f"{offset} is missing"
+
+    def has_everything(self, newest: Position) -> None:
+        assert self.seen is not None
+        assert self.seen.epoch == newest.epoch
+        self._may_lack(range(self.seen.offset + 1, newest.offset + 1))
+
+
+class Model(RuleBasedStateMachine):
+    """Three clients of one instance; another instance publishes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.now = 0.0
+        self.log: dict[tuple[str, int], tuple[object, str | None]] = {}
+        self.store = MemoryStore(clock=lambda: self.now, lease=1e9)
+        self.broker = SlowBroker(self.store)
+        self.publisher = MemoryBroker(self.store)
+        self.hub = Hub(Settings(lease=1e6))
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @initialize(kept=strategies.sampled_from([0, 1, 3, 1000]))
+    def begin(self, kept: int) -> None:
+        self.retention = Retention(kept, AGE)
+        self.rooms, self.inboxes = (
+            Rooms(self.hub, pattern, history=kept, history_age=AGE, presence=False, place="here")
+            for pattern in (ROOM, inbox_of("{user}"))
+        )
+        self.run(self.hub.start(self.broker))
+        self.members = [Member(self) for _ in range(3)]
+
+    @rule(count=strategies.sampled_from([1, 2, 150]), excluded=strategies.none() | CLIENTS)
+    def publish(self, count: int, excluded: int | None) -> None:
+        session = None if excluded is None else self.members[excluded].connection.session
+        for _ in range(count):
+            data = {"number": len(self.log)}
+            payload = pack(Publication("say", msgspec.Raw(pack(data)), None, session))
+            keep = self.retention
+            position = self.run(self.publisher.publish(ROOM, payload, sender=None, key=None, keep=keep))
+            self.log[position.epoch, position.offset] = (data, session)
+
+    @rule()
+    def publish_ephemerally(self) -> None:
+        payload = pack(Publication("say", msgspec.Raw(pack({"ephemeral": True})), None, None))
+        self.run(self.publisher.publish(ROOM, payload, sender=None, key=None, keep=None))
+
+    @rule()
+    def publish_elsewhere(self) -> None:
+        """Has the store forget the room, if it has nothing to remember."""
+        for _ in range(3):
+            self.run(self.publisher.publish(OTHER_ROOM, b"", sender=None, key=None, keep=None))
+
+    @rule(seconds=strategies.sampled_from([AGE / 2, AGE * 2]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(which=CLIENTS, since=strategies.sampled_from(["nothing", "seen", "beyond", "another"]))
+    def join(self, which: int, since: str) -> None:
+        member = self.members[which]
+        if member.busy:
+            return
+        seen = member.seen or Position("another", 3)
+        positions = {
+            "nothing": None,
+            "seen": member.seen,
+            "beyond": Position(seen.epoch, seen.offset + 1000),
+            "another": Position("another", seen.offset),
+        }
+        member.wants_to_be_in = True
+        member.task = self.loop.create_task(member.join(positions[since]))
+
+    @rule(which=CLIENTS)
+    def leave(self, which: int) -> None:
+        member = self.members[which]
+        if member.wants_to_be_in and not member.busy:
+            member.wants_to_be_in = False
+            member.task = self.loop.create_task(member.leave())
+
+    @rule(which=CLIENTS)
+    def lose_the_line(self, which: int) -> None:
+        member = self.members[which]
+        member.look()
+        lost, memberships = member.task, member.memberships
+
+        async def clean_up() -> None:
+            if lost is not None:
+                await asyncio.wait([lost])
+            await memberships.leave_all()
+
+        member.line.end()
+        member.reconnect()
+        # The new connection has a task of its own; the old one's is over as soon as the broker answers.
+        member.task = None
+        self.cleaning = [*getattr(self, "cleaning", []), self.loop.create_task(clean_up())]
+
+    @rule(which=CLIENTS)
+    def stop_reading(self, which: int) -> None:
+        self.members[which].connection.pause_writing()
+
+    @rule(which=CLIENTS)
+    def read_again(self, which: int) -> None:
+        self.run(self._read_again(self.members[which]))
+
+    async def _read_again(self, member: Member) -> None:
+        member.connection.resume_writing()
+
+    @precondition(lambda self: self.broker.answers)
+    @rule(which=strategies.integers(0, 10))
+    def answer(self, which: int) -> None:
+        self.broker.let_go(which)
+
+    @precondition(lambda self: self.broker.deliveries)
+    @rule(count=strategies.sampled_from([1, 2, 200]))
+    def feed(self, count: int) -> None:
+        self.run(self._feed(count))
+
+    async def _feed(self, count: int) -> None:
+        for _ in range(min(count, len(self.broker.deliveries))):
+            self.broker.feed()
+
+    @rule()
+    def turn(self) -> None:
+        self.run(asyncio.sleep(0))
+
+    @invariant()
+    def views_have_no_untold_gap(self) -> None:
+        for member in getattr(self, "members", ()):
+            member.look()
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "members"):
+                self.run(asyncio.wait_for(self._settle(), 20))
+                for member in self.members:
+                    member.look()
+                    assert member.joined == member.wants_to_be_in
+                    if member.joined:
+                        stream = self.store.stream(ROOM)
+                        member.has_everything(Position(stream.epoch, stream.offset))
+        finally:
+            self.run(self.hub.stop())
+            self.loop.close()
+
+    async def _settle(self) -> None:
+        """Let everything that is under way come to its end."""
+        self.broker.hurrying = True
+        tasks = [member.task for member in self.members if member.task] + getattr(self, "cleaning", [])
+        while self.broker.answers or self.broker.deliveries or not all(task.done() for task in tasks):
+            for member in self.members:
+                member.connection.resume_writing()
+            if self.broker.answers:
+                self.broker.let_go(0)
+            if self.broker.deliveries:
+                self.broker.feed()
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.result()
+        await asyncio.sleep(0)
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
