@@ -67,7 +67,7 @@ def free_port() -> int:
 def hubbub_serve(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run ``hubbub serve`` until it says that it listens; end it by its process id."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "hubbub.cli", "serve", *arguments],
+        [sys.executable, "-m", "hubbub", "serve", *arguments],
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -162,7 +162,7 @@ async def test_reload_serves_the_changed_code(folder):
 def test_what_cannot_work_is_told_in_a_sentence(folder, arguments, sentence):
     (folder / "chat.py").write_text(CHAT + "\nCHAT = 5\n")
     process = subprocess.run(
-        [sys.executable, "-m", "hubbub.cli", "serve", *arguments, "--port", "0"],
+        [sys.executable, "-m", "hubbub", "serve", *arguments, "--port", "0"],
         capture_output=True,
         text=True,
         timeout=30,

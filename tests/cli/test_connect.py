@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 PATIENCE = 30.0
-COMMAND = (sys.executable, "-m", "hubbub.cli", "connect")
+COMMAND = (sys.executable, "-m", "hubbub", "connect")
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 

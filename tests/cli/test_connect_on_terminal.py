@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 PATIENCE = 30.0
-COMMAND = (sys.executable, "-m", "hubbub.cli", "connect")
+COMMAND = (sys.executable, "-m", "hubbub", "connect")
 READY = "{ready}"
 """Stands for the sequence with which the prompt begins to take keys."""
 

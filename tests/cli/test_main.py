@@ -37,5 +37,5 @@ def test_an_error_is_a_sentence_on_standard_error_with_status_1(monkeypatch, cap
 def test_it_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["hubbub", "--version"])
     with pytest.raises(SystemExit):
-        runpy.run_module("hubbub.cli", run_name="__main__")
+        runpy.run_module("hubbub", run_name="__main__")
     assert "hubbub" in capsys.readouterr().out

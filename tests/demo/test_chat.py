@@ -47,7 +47,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "hubbub.cli", "serve", "hubbub.demo:app", "--port", str(self.port)]
+        command = [sys.executable, "-m", "hubbub", "serve", "hubbub.demo:app", "--port", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         listening = threading.Event()
         self.reader = threading.Thread(target=self._read, args=(listening,))

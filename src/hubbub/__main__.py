@@ -1,0 +1,6 @@
+"""``python -m hubbub``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
