@@ -119,16 +119,18 @@ async def test_an_instance_exactly_at_the_end_of_its_lease_is_still_there(engine
     await engine.crash(crashed)
 
 
-async def test_an_instance_that_is_gone_is_delivered_to_no_more(engine, instance):
-    crashed = await engine.open()
-    await crashed.broker.subscribe("room")
-    await engine.crash(crashed)
+async def test_an_instance_that_was_only_late_is_back_with_what_it_missed(engine, instance):
+    late = await engine.open()
+    await late.broker.subscribe("room")
+    await late.broker.enter("room", "ada", "1", b"")
     await engine.pass_time(engine.lease * 1.5)
-    await instance.broker.renew()
+    assert [departure.member for departure in await instance.broker.renew()] == ["ada"]
     await publish(instance, b"x")
-    await instance.broker.send_control(crashed.name, b"x")
-    assert crashed.inbox.deliveries == []
-    assert crashed.inbox.controls == []
+    assert await late.broker.renew() == []
+    await publish(instance, b"y")
+    await instance.broker.send_control(late.name, b"z")
+    assert [delivery[1].payload for delivery in late.inbox.deliveries] == [b"x", b"y"]
+    assert late.inbox.controls == [b"z"]
 
 
 # What it remembers has a bound

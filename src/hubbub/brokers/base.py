@@ -36,9 +36,9 @@ class Entry(NamedTuple):
 class History(NamedTuple):
     """Entries in order, and what they mean.
 
-    `position` is that of the last entry, or where there is none the position asked for (the room's newest
-    if that is of another epoch). `complete` is whether no message between `since` and the first entry is
-    missing.
+    `position` is that of the last entry; where there is none, the position asked for, or the room's newest
+    if what was there is gone or that is of another epoch. `complete` is whether no message between `since`
+    and the first entry is missing.
     """
 
     entries: list[Entry]
@@ -78,6 +78,8 @@ class Broker(Protocol):
     """One instance's connection to a broker."""
 
     guarantees: Guarantees
+    instance: str
+    """Name of this instance, by which others can send to it."""
 
     async def start(self, receiver: Receiver) -> None:
         """Connect and deliver to `receiver` from now on."""

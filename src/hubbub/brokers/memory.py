@@ -85,9 +85,11 @@ class MemoryBroker:
     def __init__(self, store: MemoryStore | None = None, *, instance: str | None = None) -> None:
         self.store = store or MemoryStore()
         self.instance = instance or secrets.token_hex(6)
+        self._receiver: Receiver | None = None
 
     async def start(self, receiver: Receiver) -> None:
         """Deliver to `receiver` from now on."""
+        self._receiver = receiver
         self.store.instances[self.instance] = (receiver, self.store.clock() + self.store.lease)
 
     async def stop(self) -> None:
@@ -128,7 +130,8 @@ class MemoryBroker:
     async def subscribe(self, room: str) -> Position:
         """Return the position from which on every message of the room will be delivered."""
         stream = self.store.stream(room)
-        stream.subscribers[self.instance] = self.store.instances[self.instance][0]
+        assert self._receiver is not None
+        stream.subscribers[self.instance] = self._receiver
         return Position(stream.epoch, stream.offset)
 
     async def unsubscribe(self, room: str) -> None:
@@ -185,12 +188,11 @@ class MemoryBroker:
     async def renew(self) -> list[Departure]:
         """Keep this instance for another lease; remove the members of those whose lease ran out."""
         store, now = self.store, self.store.clock()
-        receiver, _ = store.instances[self.instance]
-        store.instances[self.instance] = (receiver, now + store.lease)
+        assert self._receiver is not None
+        # Also where it was late and taken for gone: it is back, without the members it had.
+        store.instances[self.instance] = (self._receiver, now + store.lease)
         for gone in [instance for instance, (_, until) in store.instances.items() if until < now]:
             del store.instances[gone]
-            for stream in store.streams.values():
-                stream.subscribers.pop(gone, None)
         return self._remove_members(lambda instance: instance not in store.instances)
 
     async def send_control(self, instance: str, payload: bytes) -> None:

@@ -6,10 +6,10 @@ from contextlib import suppress
 import msgspec
 
 from ..brokers.base import Broker, Retention
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidMessage
 from ..observe.log import fields, logger
 from ..protocol.codecs import JSON, Codec, pack
-from ..protocol.envelope import Page, Position, Publication
+from ..protocol.envelope import Envelope, Page, Position, Publication
 from ..protocol.messages import Sendable, wire_type_of
 from ..settings import Settings
 from .connection import Connection
@@ -90,9 +90,12 @@ class Hub:
         keep: Retention | None = None,
     ) -> Position:
         """Publish a message; see :meth:`hubbub.Room.send`."""
+        kind = wire_type_of(type(message))
+        data = msgspec.Raw(pack(message))
+        _check(kind, data)
         publication = Publication(
-            wire_type_of(type(message)),
-            msgspec.Raw(pack(message)),
+            kind,
+            data,
             None if sender is None else sender.name,
             None if exclude is None else exclude.session,
         )
@@ -104,8 +107,37 @@ class Hub:
             keep=keep,
         )
 
-    async def history(self, room: str, since: Position | None, limit: int, codec: Codec = JSON) -> Page:
-        """Return kept messages of a room, as a client is shown them."""
+    async def history(
+        self,
+        room: str,
+        since: Position | None,
+        limit: int,
+        *,
+        codec: Codec = JSON,
+        session: str | None = None,
+    ) -> Page:
+        """Return kept messages of a room, as a client of that session is shown them."""
         found = await self.running.broker.history(room, since, limit)
-        messages = [envelope_of(room, entry, publication_of(entry), codec) for entry in found.entries]
+        messages = [
+            envelope_of(room, entry, publication, codec)
+            for entry, publication in ((entry, publication_of(entry)) for entry in found.entries)
+            if session is None or publication.exclude != session
+        ]
         return Page(found.position.epoch, found.position.offset, found.complete, messages)
+
+
+MARGIN = 64
+"""Levels of nesting that are left for whatever a message is put into later."""
+
+
+def _check(kind: str, data: msgspec.Raw) -> None:
+    """Raise :exc:`InvalidMessage` for what JSON can't say: it would be missing for those who speak JSON."""
+    try:
+        value = JSON.data(data)
+        if len(data) > 500:
+            # So much could be nested nearly as deep as can be encoded.
+            for _ in range(MARGIN):
+                value = [value]
+        JSON.encode(Envelope(kind, data=value))
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise InvalidMessage(f"A {kind!r} can't be sent: {problem}.", [("$", str(problem))]) from None

@@ -94,19 +94,19 @@ class Replay:
         if not page.complete:
             connection.deliver(Envelope("$gap", room=room, data=begins))
         for entry in entries:
-            self._deliver(entry)
+            self._deliver(entry, page.position.epoch)
             # A page may be more than an outbox holds.
             await connection.outbox.drained()
         if entries:
             return Position(page.position.epoch, entries[-1].offset or 0)
         return begins
 
-    def _deliver(self, entry: Entry) -> None:
+    def _deliver(self, entry: Entry, epoch: str) -> None:
         connection = self._connection
         publication = publication_of(entry)
         if connection.closing or connection.form is None or publication.exclude == connection.session:
             return
-        chunk = chunk_of(self._subscription.name, entry, publication, connection.form)
+        chunk = chunk_of(self._subscription.name, epoch, entry, publication, connection.form)
         if chunk is not None:
             connection.outbox.append(*chunk)
 

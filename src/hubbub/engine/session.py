@@ -144,7 +144,13 @@ class Session:
     async def _history(self, request: Incoming) -> None:
         membership = self._memberships.of(_room_of(request))
         wanted = self._data(request, Since)
-        page = await self._hub.history(membership.room.name, wanted.since, wanted.limit, self._codec)
+        page = await self._hub.history(
+            membership.room.name,
+            wanted.since,
+            wanted.limit,
+            codec=self._codec,
+            session=self._connection.session,
+        )
         self._acknowledge(request, page)
 
     async def _presence(self, request: Incoming) -> None:

@@ -31,13 +31,21 @@ def envelope_of(room: str, entry: Entry, publication: Publication, codec: Codec)
     )
 
 
-def chunk_of(room: str, entry: Entry, publication: Publication, form: Form) -> tuple[Chunk, int] | None:
-    """Return a room message in a form, and its size in bytes; None, logged, if its codec can't carry it."""
+def chunk_of(
+    room: str, epoch: str, entry: Entry, publication: Publication, form: Form
+) -> tuple[Chunk, int] | None:
+    """Return a room message in a form, and its size in bytes.
+
+    Publishing lets nothing through that a codec can't carry. Should a broker bring such a message all the
+    same, members are told of a gap; of one that was not kept, nothing.
+    """
     try:
         return form.chunk(envelope_of(room, entry, publication, form.codec))
     except (TypeError, ValueError, RecursionError):
         logger.exception("error", extra=fields(during="encoding", room=room, codec=form.codec.subprotocol))
-        return None
+        if entry.offset is None:
+            return None
+        return form.chunk(Envelope("$gap", room=room, data=Position(epoch, entry.offset)))
 
 
 class Subscription:
@@ -150,7 +158,7 @@ class Subscriptions:
         publication = publication_of(entry)
         excluded = None if publication.exclude is None else self._sessions.get(publication.exclude)
         for form, outboxes in subscription.forms.items():
-            chunk = chunk_of(room, entry, publication, form)
+            chunk = chunk_of(room, epoch, entry, publication, form)
             if chunk is None:
                 continue
             if excluded is None or excluded.outbox not in outboxes:

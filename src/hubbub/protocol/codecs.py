@@ -22,7 +22,8 @@ def _plain(value: object) -> object:
     dump = getattr(value, "model_dump", None)
     if dump is None:
         raise TypeError(f"{type(value).__name__} can't be sent: make it part of a message class.")
-    return dump()
+    # As JSON has it for both codecs, so that a client is sent the same whichever it speaks.
+    return dump(mode="json", by_alias=True)
 
 
 pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode

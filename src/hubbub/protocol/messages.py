@@ -26,7 +26,7 @@ class Message(msgspec.Struct):
 class Model(Protocol):
     """A pydantic model, as far as hubbub needs to know it."""
 
-    def model_dump(self) -> dict[str, object]: ...  # noqa: D102
+    def model_dump(self, *, mode: str, by_alias: bool) -> dict[str, object]: ...  # noqa: D102
 
 
 Sendable = msgspec.Struct | Model

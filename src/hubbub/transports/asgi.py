@@ -148,8 +148,8 @@ class ASGITransport:
 
 def _ending(message: Message, sent: tuple[int, str] | None) -> Ending:
     code, reason = int(message.get("code") or CloseCode.NO_STATUS), str(message.get("reason") or "")
+    if code == CloseCode.ABNORMAL:
+        return Ending(sent=sent)
     if sent is not None:
         return Ending(sent=sent, received=(code, reason))
-    if code == CloseCode.ABNORMAL:
-        return Ending()
     return Ending(received=(code, reason), sent=(code, reason), received_first=True)

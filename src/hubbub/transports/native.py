@@ -208,8 +208,9 @@ class WebSocketProtocol(asyncio.Protocol):
         listener.heard_from()
         if assembler.closed or assembler.failed:
             self._finish(assembler, listener)
-        elif assembler.output and self._sent is None:
-            self._socket.write(b"".join(assembler.output))
+        elif assembler.output:
+            if self._sent is None:
+                self._socket.write(b"".join(assembler.output))
             assembler.output.clear()
         if assembler.idle:
             self._assembler = None
