@@ -106,6 +106,7 @@ install_browser_and_node() {
     runs chromium --version || missing="$missing chromium"
     runs node --version || missing="$missing nodejs"
     runs npm --version || missing="$missing npm"
+    runs openssl version || missing="$missing openssl"
     [ -n "$missing" ] || return 0
     # shellcheck disable=SC2086  # one word for each package
     install_debian_packages $missing

@@ -1,0 +1,154 @@
+"""Plain HTTP beside the WebSockets, and the time that a client has for its first request."""
+
+import socket
+
+import pytest
+
+from hubbub import Hubbub
+from hubbub.transports.http import Handshakes
+from transports.raw import Line, dial, request, text
+
+SOON = 0.2
+
+
+def body_of(line: Line) -> tuple[int, str]:
+    response = line.response()
+    return response.status, line.read(int(response.headers["content-length"])).decode()
+
+
+def echoing() -> Hubbub:
+    hub = Hubbub()
+
+    @hub.endpoint("/echo")
+    async def echo(websocket):
+        async for message in websocket:
+            await websocket.send(message)
+
+    return hub
+
+
+@pytest.mark.parametrize(("path", "answer"), [("/healthz", "alive\n"), ("/readyz", "ready\n")])
+def test_probes_are_answered_beside_websockets(line, path, answer):
+    line.send(request(path, "Accept: */*"))
+    assert body_of(line) == (200, answer)
+
+
+def test_one_connection_carries_several_requests_and_then_a_websocket(line):
+    for _ in range(3):
+        line.send(request("/healthz", "Accept: */*"))
+        assert body_of(line) == (200, "alive\n")
+    line.open()
+    line.send(text("there"))
+    assert line.message() == "there"
+
+
+def test_what_is_no_http_is_answered_400(line):
+    line.send(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+    assert line.response().status == 400
+
+
+def test_a_silent_socket_is_let_go_with_408_in_time(serve):
+    with dial(serve(Hubbub(), handshake_timeout=SOON)) as line:
+        response = line.response()
+        assert (response.status, response.phrase) == (408, "Request Timeout")
+        assert response.headers["connection"] == "close"
+        assert line.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"GET /ec", request("/echo")[:-2], b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: webso"],
+    ids=["a part of the first line", "all but the last line break", "a part of a header"],
+)
+def test_a_part_of_a_request_is_let_go_with_408_in_time(serve, part):
+    with dial(serve(echoing(), handshake_timeout=SOON)) as line:
+        line.send(part)
+        assert line.response().status == 408
+        assert line.rest() == b""
+
+
+def test_a_drip_of_bytes_does_not_put_the_time_off(serve):
+    with dial(serve(echoing(), handshake_timeout=SOON)) as line:
+        line.socket.settimeout(0.02)
+        answer = b""
+        for byte in request("/echo", *(f"X-Filler: {'x' * 100}" for _ in range(1000))):
+            try:
+                line.socket.send(bytes((byte,)))
+                answer = line.socket.recv(4096)
+                break
+            except TimeoutError:
+                continue
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_many_silent_sockets_are_all_let_go_and_others_are_served_meanwhile(serve):
+    served = serve(echoing(), handshake_timeout=SOON)
+    silent = [dial(served) for _ in range(50)]
+    try:
+        with dial(served) as line:
+            line.open()
+            assert [each.response().status for each in silent] == [408] * 50
+            line.send(text("still there"))
+            assert line.message() == "still there"
+    finally:
+        for each in silent:
+            each.socket.close()
+
+
+def test_a_websocket_outlives_the_time_for_its_request(serve):
+    served = serve(echoing(), handshake_timeout=SOON)
+    with dial(served) as line, dial(served) as later:
+        line.open()
+        # The time of the second, which began after the first one's, is over.
+        assert later.response().status == 408
+        line.send(text("still there"))
+        assert line.message() == "still there"
+
+
+def test_a_request_in_time_ends_the_wait_for_the_connection(serve):
+    served = serve(Hubbub(), handshake_timeout=SOON)
+    with dial(served) as line, dial(served) as later:
+        line.send(request("/healthz", "Accept: */*"))
+        assert body_of(line) == (200, "alive\n")
+        assert later.response().status == 408
+        line.send(request("/healthz", "Accept: */*"))
+        assert body_of(line) == (200, "alive\n")
+
+
+def test_a_client_that_left_is_not_waited_for(serve):
+    served = serve(Hubbub(), handshake_timeout=60)
+    waiting = served.server.server_state.handshakes.waiting
+    with dial(served) as line:
+        line.send(b"GET / HT")
+        # Connections are accepted in their order: once a later one is served, this one is known too.
+        with dial(served) as other:
+            other.send(request("/healthz", "Accept: */*"))
+            body_of(other)
+        assert len(waiting) == 1
+        line.socket.shutdown(socket.SHUT_WR)
+        assert line.rest() == b""
+    with dial(served) as other:
+        other.send(request("/healthz", "Accept: */*"))
+        body_of(other)
+    assert not waiting
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.expired = False
+
+    def expire(self) -> None:
+        self.expired = True
+
+
+def test_only_those_are_let_go_whose_time_is_over():
+    handshakes = Handshakes(timeout=10)
+    early, late = Silent(), Silent()
+    handshakes.waiting[early] = 100.0
+    handshakes.waiting[late] = 101.0
+    handshakes.expire(100.5)
+    assert (early.expired, late.expired) == (True, False)
+    assert list(handshakes.waiting) == [late]
+    handshakes.expire(101.0)
+    assert late.expired
+    assert not handshakes.waiting

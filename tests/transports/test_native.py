@@ -1,0 +1,299 @@
+"""The native transport: one write for each turn, pings and time-outs, TLS and Unix domain sockets."""
+
+import asyncio
+import queue
+import shutil
+import ssl
+import subprocess
+import threading
+
+import anyio.to_thread
+import pytest
+import websockets
+
+from hubbub import Connection, ConnectionClosed, ConnectionClosedError, Hubbub, Settings
+from hubbub.transports.native import WebSocketProtocol
+from transports.raw import CONTINUATION, FIN, PING, PONG, TEXT, Line, closing, dial, masked, request, text
+
+ARRIVES_WITHIN = 10.0
+
+
+def receiving(settings: Settings | None = None) -> tuple[Hubbub, "queue.Queue[ConnectionClosed]"]:
+    """A hub whose endpoint receives until the end, and the exceptions that were the end."""
+    hub, endings = Hubbub(settings), queue.Queue()
+
+    @hub.endpoint("/receive")
+    async def receive(connection: Connection) -> None:
+        try:
+            while True:
+                await connection.recv()
+        except ConnectionClosed as closed:
+            endings.put(closed)
+
+    return hub, endings
+
+
+def echoing() -> Hubbub:
+    hub = Hubbub()
+
+    @hub.endpoint("/echo")
+    async def echo(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    return hub
+
+
+# One write for each turn of the event loop
+
+
+@pytest.fixture
+def writes(monkeypatch) -> list[int]:
+    """How many messages each write held."""
+    counts: list[int] = []
+    write = WebSocketProtocol.write
+
+    def counted(self, chunks) -> None:
+        counts.append(len(chunks))
+        write(self, chunks)
+
+    monkeypatch.setattr(WebSocketProtocol, "write", counted)
+    return counts
+
+
+def test_what_is_sent_in_one_turn_is_one_write(serve, writes):
+    hub = Hubbub()
+
+    @hub.endpoint("/turns")
+    async def turns(connection: Connection) -> None:
+        for turn in range(3):
+            for number in range(100):
+                await connection.send(f"{turn} {number}")
+            await connection.recv()
+
+    with dial(serve(hub), "/turns") as line:
+        for turn in range(3):
+            assert [line.message() for _ in range(100)] == [f"{turn} {number}" for number in range(100)]
+            line.send(text("next"))
+        assert line.close_frame() == (1000, "")
+    assert writes == [100, 100, 100]
+
+
+def test_answers_to_messages_that_arrive_together_are_one_write(serve, writes):
+    with dial(serve(echoing()), "/echo") as line:
+        line.send(b"".join(text(str(number)) for number in range(50)))
+        assert [line.message() for _ in range(50)] == [str(number) for number in range(50)]
+    assert writes == [50]
+
+
+def test_what_several_tasks_send_in_one_turn_is_one_write_for_each_connection(serve, writes):
+    hub = Hubbub()
+    connections: list[Connection] = []
+    everyone = asyncio.Event()
+
+    @hub.endpoint("/all")
+    async def to_all(connection: Connection) -> None:
+        connections.append(connection)
+        if len(connections) == 3:
+            await asyncio.gather(*(each.send(str(number)) for number in range(10) for each in connections))
+            everyone.set()
+        await everyone.wait()
+
+    served = serve(hub)
+    lines = [dial(served, "/all") for _ in range(3)]
+    for line in lines:
+        with line:
+            assert [line.message() for _ in range(10)] == [str(number) for number in range(10)]
+    assert writes == [10, 10, 10]
+
+
+# Pings and time-outs
+
+
+def test_a_silent_client_is_pinged_and_stays_as_long_as_it_answers(serve):
+    hub, _ = receiving(Settings(ping_interval=0.05, ping_timeout=10))
+    with dial(serve(hub), "/receive") as line:
+        for _ in range(3):
+            assert line.frame() == (FIN | PING, b"")
+            line.send(masked(FIN | PONG))
+
+
+def test_a_client_that_does_not_answer_a_ping_is_let_go(serve):
+    hub, endings = receiving(Settings(ping_interval=0.05, ping_timeout=0.1, close_timeout=0.1))
+    with dial(serve(hub), "/receive") as line:
+        assert line.frame() == (FIN | PING, b"")
+        assert line.close_frame() == (4508, "no answer to a ping in time")
+        assert line.rest() == b""
+        assert endings.get(timeout=ARRIVES_WITHIN).sent.code == 4508
+
+
+@pytest.mark.parametrize("still_sending", [False, True], ids=["silent", "still sending"])
+def test_a_client_that_does_not_answer_a_close_is_cut_off_in_time(serve, still_sending):
+    hub = Hubbub(Settings(close_timeout=0.1))
+    endings = queue.Queue()
+
+    @hub.endpoint("/close")
+    async def close(connection: Connection) -> None:
+        await connection.close(4000, "bye")
+        endings.put((connection.close_code, connection.close_reason, connection.lost))
+
+    with dial(serve(hub), "/close") as line:
+        assert line.close_frame() == (4000, "bye")
+        if still_sending:
+            line.send(text("one more") * 10)
+        assert line.rest() == b""
+        assert endings.get(timeout=ARRIVES_WITHIN) == (4000, "bye", True)
+
+
+def test_both_sides_may_close_at_once(serve):
+    hub = Hubbub()
+    endings = queue.Queue()
+    may_close = threading.Event()
+
+    @hub.endpoint("/close")
+    async def close(connection: Connection) -> None:
+        await anyio.to_thread.run_sync(may_close.wait, ARRIVES_WITHIN)
+        connection.start_close(4000, "the server's")
+        try:
+            await connection.recv()
+        except ConnectionClosed as closed:
+            endings.put(closed)
+
+    with dial(serve(hub), "/close") as line:
+        may_close.set()
+        assert line.close_frame() == (4000, "the server's")
+        line.send(closing(4001, "the client's"))
+        assert line.rest() == b""
+        closed = endings.get(timeout=ARRIVES_WITHIN)
+    assert type(closed) is ConnectionClosedError
+    assert (closed.rcvd.code, closed.sent.code, closed.rcvd_then_sent) == (4001, 4000, False)
+
+
+def test_the_rest_of_a_fragmented_message_may_follow_the_server_s_close(serve):
+    hub, endings = receiving()
+    served = serve(hub)
+    with dial(served, "/receive") as line:
+        line.send(masked(TEXT, b"one ") + masked(FIN | PING))
+        assert line.frame() == (FIN | PONG, b"")
+        served.begin_to_stop()
+        assert line.close_frame()[0] == 1012
+        line.send(masked(FIN | CONTINUATION, b"two") + masked(FIN | PING) + closing(1012))
+        assert line.rest() == b""
+        assert endings.get(timeout=ARRIVES_WITHIN).rcvd.code == 1012
+
+
+def test_a_client_that_left_before_it_was_accepted_is_a_closed_connection(start):
+    hub = Hubbub()
+    asked, may_accept = threading.Event(), threading.Event()
+    endings = queue.Queue()
+
+    @hub.endpoint("/late")
+    async def late(connection: Connection) -> None:
+        try:
+            await connection.recv()
+        except ConnectionClosed as closed:
+            endings.put(closed.code)
+
+    async def slow(scope, receive, send):
+        if scope["type"] == "websocket":
+            asked.set()
+            await anyio.to_thread.run_sync(may_accept.wait, ARRIVES_WITHIN)
+        await hub(scope, receive, send)
+
+    served = start(slow)
+    line = dial(served)
+    line.send(request("/late"))
+    assert asked.wait(ARRIVES_WITHIN)
+    line.vanish()
+    # Once another's handshake got this far, the end of the first one is known.
+    asked.clear()
+    with dial(served) as other:
+        other.send(request("/late"))
+        assert asked.wait(ARRIVES_WITHIN)
+        may_accept.set()
+        assert other.response().status == 101
+        assert endings.get(timeout=ARRIVES_WITHIN) == 1006
+
+
+# Lines of other kinds
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A certificate for localhost that signs itself, and its key."""
+    openssl = shutil.which("openssl")
+    assert openssl, "These tests make a certificate with the program openssl. Install it (Debian: openssl)."
+    folder = tmp_path_factory.mktemp("tls")
+    files = {"ssl_certfile": str(folder / "certificate.pem"), "ssl_keyfile": str(folder / "key.pem")}
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-keyout", files["ssl_keyfile"], "-out", files["ssl_certfile"]),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    return files
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [5, 65535, 70_000, 1_048_576])
+async def test_messages_go_both_ways_over_tls(start, certificate, size):
+    served = start(echoing(), **certificate)
+    context = ssl.create_default_context(cafile=certificate["ssl_certfile"])
+    url = f"wss://localhost:{served.port}/echo"
+    async with websockets.connect(url, host="127.0.0.1", ssl=context, compression=None) as websocket:
+        await websocket.send("x" * size)
+        assert await websocket.recv() == "x" * size
+        await websocket.close(1000)
+    assert (websocket.close_code, websocket.close_reason) == (1000, "")
+
+
+@pytest.mark.anyio
+async def test_a_connection_over_tls_knows_it(start, certificate):
+    hub = Hubbub()
+
+    @hub.endpoint("/scheme")
+    async def scheme(connection: Connection) -> None:
+        await connection.send(connection.request.url.scheme)
+
+    served = start(hub, **certificate)
+    context = ssl.create_default_context(cafile=certificate["ssl_certfile"])
+    async with websockets.connect(
+        f"wss://localhost:{served.port}/scheme", host="127.0.0.1", ssl=context
+    ) as websocket:
+        assert await websocket.recv() == "wss"
+
+
+@pytest.mark.parametrize("data", [masked(FIN | 0x3), masked(FIN | TEXT, b"\xff")], ids=["1002", "1007"])
+def test_a_violation_over_tls_is_told_and_the_line_ends_in_time(serve, certificate, data):
+    # TLS has no half-closed lines, so that only the client or the time-out ends it.
+    hub, endings = receiving(Settings(close_timeout=0.1))
+    served = serve(hub, **certificate)
+    context = ssl.create_default_context(cafile=certificate["ssl_certfile"])
+    with Line(("127.0.0.1", served.port), tls=context) as line:
+        line.open("/receive")
+        line.send(data)
+        code, _ = line.close_frame()
+        assert endings.get(timeout=ARRIVES_WITHIN).sent.code == code
+
+
+@pytest.mark.anyio
+async def test_a_unix_domain_socket_is_a_line_like_any_other(start, tmp_path):
+    hub = Hubbub()
+
+    @hub.endpoint("/who")
+    async def who(connection: Connection) -> None:
+        await connection.send(repr(connection.remote_address))
+        async for message in connection:
+            await connection.send(message)
+
+    path = str(tmp_path / "hub.sock")
+    start(hub, uds=path)
+    async with websockets.unix_connect(path, "ws://localhost/who", compression=None) as websocket:
+        assert await websocket.recv() == "None"
+        await websocket.send("x" * 70_000)
+        assert await websocket.recv() == "x" * 70_000
