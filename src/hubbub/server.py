@@ -39,6 +39,8 @@ class Server(uvicorn.Server):
         self._hub = find_hub(app)
         self._handshakes = Handshakes(settings.handshake_timeout)
         self.server_state = HTTPState(self._handshakes)
+        self._drain = settings.drain
+        self._taken: set[int] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and the hub in it even where the host's lifespan does not."""
@@ -59,6 +61,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, let the clients go, stop."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._drain
         for server in self.servers:
             server.close()
         if self._hub is not None:
@@ -66,6 +70,8 @@ class Server(uvicorn.Server):
             while not (drain.done() or self.force_exit):
                 await asyncio.wait([drain], timeout=0.1)
             drain.cancel()
+        # What is left of the time is for HTTP requests and for handlers of connections that were cut.
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - loop.time()))
         await super().shutdown(sockets)
         if self._hub is not None and not self.force_exit:
             await self._hub.stop()
@@ -84,10 +90,12 @@ class Server(uvicorn.Server):
             for sig, handler in before.items():
                 signal.signal(sig, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Take a signal."""
-        self.force_exit = self.should_exit
-        super().handle_exit(sig, frame)
+        # One Ctrl-C can arrive twice: from the terminal as SIGINT, from a supervisor as SIGTERM.
+        self.force_exit = sig in self._taken
+        self._taken.add(sig)
+        self.should_exit = True
 
 
 def load(target: str) -> ASGIApp:
@@ -253,7 +261,6 @@ def config_for(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         ssl_ciphers=settings.ssl_ciphers,
         server_header=False,
         log_config=None,
-        timeout_graceful_shutdown=max(1, round(settings.drain)),
     )
     try:
         config.load()

@@ -30,6 +30,7 @@ class Workers:
         self._work = work
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._started: dict[multiprocessing.process.BaseProcess, float] = {}
         self._signals = 0
         self._wake_reader, self._wake_writer = os.pipe()
 
@@ -55,6 +56,7 @@ class Workers:
             self._pass_on()
             for process in [process for process in self._processes if process.exitcode is not None]:
                 self._processes.remove(process)
+                began = self._started.pop(process)
                 if self._signals or failed:
                     continue
                 logger.warning("worker died", extra=fields(pid=process.pid, exit_code=process.exitcode))
@@ -63,7 +65,7 @@ class Workers:
                     failed = True
                     self._terminate(signal.SIGTERM)
                 else:
-                    time.sleep(SHORTEST_LIFE)
+                    time.sleep(max(0.0, began + SHORTEST_LIFE - time.monotonic()))
                     self._start()
         return failed
 
@@ -71,6 +73,7 @@ class Workers:
         process = self._context.Process(target=_work_under_supervision, args=(self._work,))
         process.start()
         self._processes.append(process)
+        self._started[process] = time.monotonic()
         logger.info("worker started", extra=fields(pid=process.pid))
 
     def _signalled(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -113,8 +113,9 @@ def test_whatever_is_logged_as_text_is_one_printable_line(message, value, correl
 def test_a_traceback_follows_the_line():
     first, *rest = text(exc_info=failure(), **fields(path="/")).splitlines()
     assert first == "INFO    connect path=/"
-    assert rest[0] == "Traceback (most recent call last):"
-    assert rest[-2:] == ["ValueError: of two", "lines"]
+    assert rest[0] == "    Traceback (most recent call last):"
+    # Whatever an exception says, no line of it looks like one of the log's own.
+    assert rest[-2:] == ["    ValueError: of two", "    lines"]
 
 
 def test_the_correlation_id_is_shown_unless_it_is_the_connection():

@@ -14,6 +14,8 @@ from starlette.types import Message as Event
 
 from hubbub import Connection, ConnectionClosed, Hubbub, Message, Room, Settings
 from hubbub.server import listen
+from hubbub.transports.asgi import ASGITransport
+from hubbub.transports.asgi import event as sending
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -383,3 +385,63 @@ async def test_a_handshake_is_refused_with_a_close_where_the_server_has_no_respo
         "code": 1008,
         "reason": "There is no WebSocket at /elsewhere.",
     }
+
+
+class Held:
+    """A listener and a `send` that waits, as for a client that reads slowly."""
+
+    max_message = 1000
+
+    def __init__(self) -> None:
+        self.sent: list[Event] = []
+        self.ending: Any = None
+        self.may_send = asyncio.Event()
+        self.ended_at = asyncio.Event()
+
+    async def receive(self) -> Event:
+        if not self.sent:
+            return {"type": "websocket.connect"}
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(self, event: Event) -> None:
+        if event["type"] == "websocket.send":
+            await self.may_send.wait()
+            if event.get("text") == "broken":
+                raise ValueError("broken")
+        self.sent.append(event)
+
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+    def ended(self, ending: Any) -> None:
+        self.ending = ending
+        self.ended_at.set()
+
+
+async def test_nothing_follows_what_waited_when_the_close_began():
+    held = Held()
+    transport = ASGITransport(held.receive, held.send)
+    await transport.accept(held, None)  # type: ignore[arg-type]
+    transport.write([sending(b"before", False)])
+    transport.close(4513, "reads too slowly")
+    transport.write([sending(b"after", False)])
+    held.may_send.set()
+    async with asyncio.timeout(ARRIVES_WITHIN):
+        await held.ended_at.wait()
+    assert [told.get("text", told["type"]) for told in held.sent] == [
+        "websocket.accept",
+        "before",
+        "websocket.close",
+    ]
+
+
+async def test_a_send_that_fails_in_any_way_is_logged_and_is_the_end(caplog):
+    held = Held()
+    transport = ASGITransport(held.receive, held.send)
+    await transport.accept(held, None)  # type: ignore[arg-type]
+    held.may_send.set()
+    transport.write([sending(b"broken", False), sending(b"lost", False)])
+    async with asyncio.timeout(ARRIVES_WITHIN):
+        await held.ended_at.wait()
+    assert held.ending.received is None
+    assert "ValueError: broken" in caplog.text

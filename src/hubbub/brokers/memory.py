@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..observe.log import fields, logger
 from ..protocol.envelope import Position
 from .base import Departure, Entry, Guarantees, History, Receiver, Retention
 
@@ -122,8 +123,12 @@ class MemoryBroker:
         position = Position(stream.epoch, stream.offset)
         if key is not None:
             stream.keys[key] = (now, position)
-        for receiver in list(stream.subscribers.values()):
-            receiver.deliver(room, entry, stream.epoch)
+        for instance, receiver in list(stream.subscribers.items()):
+            try:
+                receiver.deliver(room, entry, stream.epoch)
+            except Exception:
+                # It is published; one instance's trouble is not the publisher's, nor the others'.
+                logger.exception("error", extra=fields(during="delivery", room=room, instance=instance))
         store.forget_unused(now)
         return position
 
@@ -191,8 +196,11 @@ class MemoryBroker:
         assert self._receiver is not None
         # Also where it was late and taken for gone: it is back, without the members it had.
         store.instances[self.instance] = (self._receiver, now + store.lease)
-        for gone in [instance for instance, (_, until) in store.instances.items() if until < now]:
-            del store.instances[gone]
+        gone = [instance for instance, (_, until) in store.instances.items() if until < now]
+        if not gone:
+            return []
+        for instance in gone:
+            del store.instances[instance]
         return self._remove_members(lambda instance: instance not in store.instances)
 
     async def send_control(self, instance: str, payload: bytes) -> None:

@@ -1,5 +1,6 @@
 """Functions of the application: what each wants to be given, found from its signature once."""
 
+import asyncio
 import inspect
 import typing
 from collections.abc import Callable, Sequence
@@ -103,9 +104,16 @@ class Callback:
         arguments = self._pick(offered)
         if self._conversions:
             arguments = self._converted(arguments)
-        if self._in_thread:
-            return await anyio.to_thread.run_sync(self.function, *arguments)
-        return await self.function(*arguments)  # type: ignore[misc]
+        try:
+            if self._in_thread:
+                return await anyio.to_thread.run_sync(self.function, *arguments)
+            return await self.function(*arguments)  # type: ignore[misc]
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled this task: the function awaited one that was. That is an error like others.
+            raise RuntimeError(f"{self.place} awaited what was cancelled.") from cancelled
 
     def fits(self, values: tuple[str, ...]) -> bool:
         """Tell whether the values of the pattern's names are of the types that the function asks for."""

@@ -156,6 +156,20 @@ class Connection:
         self._token = token
 
     @property
+    def login(self) -> tuple[str | None, object]:
+        """Token and info, as they have to be again when another login is refused."""
+        return self._token, self.info
+
+    @login.setter
+    def login(self, login: tuple[str | None, object]) -> None:
+        self._token, self.info = login
+
+    @property
+    def reading(self) -> bool:
+        """Whether what the client sends is read; not while its inbox is full."""
+        return self._reading
+
+    @property
     def name(self) -> str:
         """Who room members are told a message is from: the user, or ``guest:`` and a few characters."""
         return self.user if self.user is not None else f"guest:{self.id[:8]}"

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import msgspec
 
-from ..brokers.base import Broker, Retention
+from ..brokers.base import Broker, Entry, Retention
 from ..errors import ConfigurationError, InvalidMessage
 from ..observe.log import fields, logger
 from ..protocol.codecs import JSON, Codec, pack
@@ -39,6 +39,7 @@ class Hub:
         self.sessions: dict[str, Connection] = {}
         """Those that speak hubbub's protocol, by the id of their session."""
         self.sweep = Sweep(settings, self.connections.values)
+        self._published = 0
         self._running: Running | None = None
         self._renewal: asyncio.Task[None] | None = None
 
@@ -91,21 +92,25 @@ class Hub:
     ) -> Position:
         """Publish a message; see :meth:`hubbub.Room.send`."""
         kind = wire_type_of(type(message))
-        data = msgspec.Raw(pack(message))
-        _check(kind, data)
+        data = _packed(kind, message)
         publication = Publication(
             kind,
             data,
             None if sender is None else sender.name,
             None if exclude is None else exclude.session,
         )
-        return await self.running.broker.publish(
+        position = await self.running.broker.publish(
             room,
             pack(publication),
             sender=None if sender is None else sender.session,
             key=None,
             keep=keep,
         )
+        self._published += 1
+        if self._published % BURST == 0:
+            # A broker in memory never waits: who publishes in a loop would let nobody else have a turn.
+            await asyncio.sleep(0)
+        return position
 
     async def history(
         self,
@@ -118,26 +123,50 @@ class Hub:
     ) -> Page:
         """Return kept messages of a room, as a client of that session is shown them."""
         found = await self.running.broker.history(room, since, limit)
+        entries, position = found.entries, found.position
+        if session is not None:
+            entries = _page(entries, since is None, self.settings.max_outbox)
+            if entries:
+                position = Position(position.epoch, entries[-1].offset or 0)
         messages = [
             envelope_of(room, entry, publication, codec)
-            for entry, publication in ((entry, publication_of(entry)) for entry in found.entries)
+            for entry, publication in ((entry, publication_of(entry)) for entry in entries)
             if session is None or publication.exclude != session
         ]
-        return Page(found.position.epoch, found.position.offset, found.complete, messages)
+        return Page(position.epoch, position.offset, found.complete, messages)
 
+
+BURST = 128
+"""Publishes after which others have a turn."""
 
 MARGIN = 64
 """Levels of nesting that are left for whatever a message is put into later."""
 
 
-def _check(kind: str, data: msgspec.Raw) -> None:
-    """Raise :exc:`InvalidMessage` for what JSON can't say: it would be missing for those who speak JSON."""
+def _packed(kind: str, message: Sendable) -> msgspec.Raw:
+    """Encode a message; :exc:`InvalidMessage` for what MessagePack or JSON can't say.
+
+    It would be missing for those who speak the one that can't.
+    """
     try:
+        data = msgspec.Raw(pack(message))
         value = JSON.data(data)
         if len(data) > 500:
             # So much could be nested nearly as deep as can be encoded.
             for _ in range(MARGIN):
                 value = [value]
         JSON.encode(Envelope(kind, data=value))
-    except (TypeError, ValueError, RecursionError) as problem:
+    except (TypeError, ValueError, OverflowError, RecursionError) as problem:
         raise InvalidMessage(f"A {kind!r} can't be sent: {problem}.", [("$", str(problem))]) from None
+    return data
+
+
+def _page(entries: list[Entry], newest: bool, size: int) -> list[Entry]:
+    """Return the newest or the first entries that have `size` bytes together, one at the least."""
+    chosen: list[Entry] = []
+    for entry in reversed(entries) if newest else entries:
+        size -= len(entry.payload)
+        if chosen and size < 0:
+            break
+        chosen.append(entry)
+    return chosen[::-1] if newest else chosen

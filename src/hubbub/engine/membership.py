@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from ..brokers.base import Entry
-from ..errors import InvalidMessage
+from ..errors import Denied, InvalidMessage
 from ..observe.log import fields, logger
 from ..protocol.codes import ErrorCode
 from ..protocol.envelope import Envelope, Inbox, Member, Position
@@ -65,22 +65,21 @@ class Replay:
                 subscription.add(connection)
                 self._live = True
                 break
+            feed = subscription.position
             reached = await self._page(at)
-            if reached == at:
+            if reached == at and feed == subscription.position:
                 # History is ahead of the feed, which must not bring again what was read from there.
                 await self._until_feed_moves()
             at = reached
 
     async def _until_feed_moves(self) -> None:
-        waits = {
-            asyncio.ensure_future(self._subscription.moved()),
-            asyncio.ensure_future(self._connection.wait_closed()),
-        }
+        # Asked for at once, before another task can run and the feed with it.
+        moved = self._subscription.moved()
+        closed = asyncio.ensure_future(self._connection.wait_closed())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((moved, closed), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
+            closed.cancel()
 
     async def _page(self, at: Position) -> Position:
         connection, room = self._connection, self._subscription.name
@@ -150,7 +149,11 @@ class Memberships:
         room = Room(self._hub, rooms, name, connection)
         if rooms.join_hook is not None:
             await rooms.join_hook(connection, room, None, *values)
-        membership = await self._enter(rooms, room, values)
+        try:
+            membership = await self._enter(rooms, room, values)
+        except BaseException:
+            await self._call_leave_hook(rooms, room, values)
+            raise
         logger.info("join", extra=fields(connection=connection.id, user=connection.user, room=name))
         return Replay(self._hub, connection, membership.subscription, since)
 
@@ -204,6 +207,8 @@ class Memberships:
     async def leave(self, name: str) -> None:
         """Leave a room; :exc:`InvalidMessage` if the connection is not in it."""
         membership = self.of(name)
+        if membership.rooms is self._inboxes:
+            raise Denied("An inbox can't be left.")
         membership.subscription.remove(self._connection)
         await self._give_back(membership)
 
@@ -240,6 +245,16 @@ class Memberships:
                 )
                 if membership.rooms.leave_hook is not None:
                     await membership.rooms.leave_hook(connection, room, None, *membership.values)
+
+    async def _call_leave_hook(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> None:
+        """Undo what the join hook did: the room could not be joined after all."""
+        if rooms.leave_hook is not None:
+            try:
+                await rooms.leave_hook(self._connection, room, None, *values)
+            except Exception:
+                logger.exception(
+                    "error", extra=fields(connection=self._connection.id, during="leave", room=room.name)
+                )
 
     def _find(self, name: str) -> tuple[Rooms, tuple[str, ...]]:
         for rooms in self._declared:

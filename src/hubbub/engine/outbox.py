@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from ..observe.log import fields, logger
+
 Chunk = object
 """A payload in the shape that a transport writes: a frame's bytes, or an ASGI event."""
 
@@ -115,7 +117,12 @@ class Flusher:
         """Write what every waiting outbox holds."""
         waiting, self.waiting = self.waiting, []
         for outbox in waiting:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception:
+                # Those behind it must get theirs; this one can't be trusted with more.
+                logger.exception("error", extra=fields(during="writing"))
+                asyncio.get_running_loop().call_soon(outbox.overflowed)
 
 
 def fan_out(outboxes: Iterable[Outbox], chunk: Chunk, size: int) -> None:

@@ -18,6 +18,8 @@ class Presence:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._owed: list[tuple[str, Member, Connection]] = []
+        """Those whose leaving could not be told to the broker."""
 
     async def enter(self, room: str, member: Member, connection: Connection) -> None:
         """Note that a connection is in the room; announce the user if it is their first."""
@@ -26,8 +28,16 @@ class Presence:
             await self._announce("$joined", room, details, connection.session)
 
     async def leave(self, room: str, member: Member, connection: Connection) -> None:
-        """Note that a connection left; announce it if it was the user's last."""
-        if await self._broker.leave(room, member.user, connection.id):
+        """Note that a connection left; announce it if it was the user's last.
+
+        What the broker can't be told now it is told with the next renewal.
+        """
+        try:
+            last = await self._broker.leave(room, member.user, connection.id)
+        except BaseException:
+            self._owed.append((room, member, connection))
+            raise
+        if last:
             await self._announce("$left", room, pack(member), connection.session)
 
     async def members(self, room: str) -> list[Member]:
@@ -37,6 +47,13 @@ class Presence:
 
     async def renew(self) -> None:
         """Keep the members of this instance; announce the end of those whose instance is gone."""
+        owed, self._owed = self._owed, []
+        while owed:
+            try:
+                await self.leave(*owed.pop())
+            except BaseException:
+                self._owed += owed
+                raise
         for departure in await self._broker.renew():
             await self._announce("$left", departure.room, departure.details, None)
 

@@ -8,7 +8,7 @@ import msgspec
 from ..errors import ConfigurationError, ConnectionClosed, Denied, InvalidMessage, Unavailable
 from ..observe.log import fields, logger
 from ..protocol.codecs import UNREADABLE, Codec, invalid
-from ..protocol.codes import ERROR_CODES, ErrorCode
+from ..protocol.codes import ERROR_CODES, CloseCode, ErrorCode
 from ..protocol.envelope import (
     VERSION,
     Envelope,
@@ -135,7 +135,12 @@ class Session:
         since = self._data(request, Join).since
         replay = await self._memberships.join(_room_of(request), since)
         self._acknowledge(request, replay.begins)
-        await replay.run()
+        try:
+            await replay.run()
+        except Exception:
+            # It is a member already, but one that would be brought nothing: it has to come back.
+            logger.exception("error", extra=fields(connection=self._connection.id, during="replay"))
+            self._connection.start_close(CloseCode.TRY_AGAIN_LATER, "history can't be read now")
 
     async def _leave(self, request: Incoming) -> None:
         await self._memberships.leave(_room_of(request))
@@ -163,10 +168,16 @@ class Session:
 
     async def _login(self, request: Incoming) -> None:
         connection = self._connection
-        connection.token = self._data(request, Login).token
-        user = await self._authenticate(connection)
-        if connection.user is not None and user != connection.user:
-            raise Denied("This login is another user's; open a connection of its own for it.")
+        login = self._data(request, Login)
+        before = connection.login
+        connection.token = login.token
+        try:
+            user = await self._authenticate(connection)
+            if connection.user is not None and user != connection.user:
+                raise Denied("This login is another user's; open a connection of its own for it.")
+        except BaseException:
+            connection.login = before
+            raise
         inbox: Inbox | None = None
         if user != connection.user:
             connection.user = user

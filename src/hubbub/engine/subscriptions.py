@@ -78,11 +78,11 @@ class Subscription:
             self._moved.set_result(None)
             self._moved = None
 
-    async def moved(self) -> None:
-        """Wait until the feed comes further."""
+    def moved(self) -> asyncio.Future[None]:
+        """Return what is done as soon as the feed comes further. It is everybody's: don't cancel it."""
         if self._moved is None:
             self._moved = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._moved)
+        return self._moved
 
     def add(self, connection: Connection) -> None:
         """Deliver to a connection from now on."""

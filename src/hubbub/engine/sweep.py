@@ -77,6 +77,10 @@ class Sweep:
         if connection.outbox.written != watch.written:
             watch.written, watch.spoke = connection.outbox.written, now
 
+        if not connection.reading:
+            # Its handler is behind, and what the client says meanwhile is left in its socket, pongs too.
+            watch.heard = watch.received = now
+            watch.pinged = 0.0
         if settings.idle_timeout and now - watch.received >= settings.idle_timeout:
             connection.start_close(CloseCode.IDLE, "no message in time")
             return

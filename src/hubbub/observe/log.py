@@ -70,7 +70,8 @@ class TextFormatter(logging.Formatter):
         parts += [f"{name}={_shown(value)}" for name, value in found.items()]
         line = " ".join(parts)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            lines = self.formatException(record.exc_info).split("\n")
+            line += "".join(f"\n    {_one_line(part)}" for part in lines)
         return line
 
 

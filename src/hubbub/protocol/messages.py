@@ -9,6 +9,9 @@ import msgspec
 from ..errors import ConfigurationError, InvalidMessage
 from .codecs import UNREADABLE, Codec, invalid
 
+MOST_PROBLEMS = 20
+"""How many of a message's problems its sender is told at the most."""
+
 Class = TypeVar("Class", bound=type)
 
 _WIRE_TYPE = "__hubbub_wire_type__"
@@ -132,7 +135,7 @@ class ModelSchema:
             problems = [
                 (_path(error["loc"]), error["msg"])
                 for error in problem.errors(include_url=False, include_context=False, include_input=False)
-            ]
+            ][:MOST_PROBLEMS]
             raise InvalidMessage(f"Not a valid {self.name!r}: {problems[0][1]}", problems) from None
         except UNREADABLE as problem:
             raise invalid(self.name, problem) from None

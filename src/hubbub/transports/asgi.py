@@ -55,6 +55,9 @@ class ASGITransport:
 
     def write(self, chunks: list[Chunk]) -> None:
         """Write whole messages, in order; until they are written, no more are wanted."""
+        if self._close is not None:
+            # What waited when the close began still goes out; nothing may follow it.
+            return
         self._waiting += chunks
         if self._writer is None:
             self._start_writer()
@@ -101,6 +104,9 @@ class ASGITransport:
                 self._end(Ending(sent=self._close, received=self._close))
         except (OSError, RuntimeError):
             # How servers say that the client is gone: OSError since ASGI 2.4, RuntimeError before.
+            self._end(Ending(sent=self._close))
+        except Exception:
+            logger.exception("error", extra=fields(during="sending to the ASGI server"))
             self._end(Ending(sent=self._close))
         finally:
             self._writer = None

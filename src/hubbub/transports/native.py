@@ -40,7 +40,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_assembler", "_backlog", "_config", "_discarding", "_handshake", "_listener", "_open", "_reading",
-        "_received", "_received_first", "_sent", "_server_state", "_socket", "_state",
+        "_received", "_received_first", "_sent", "_server_state", "_socket", "_state", "_writable",
     )  # fmt: skip
 
     framing = staticmethod(frame)
@@ -65,6 +65,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._backlog = b""
         self._reading = True
         self._open = False
+        self._writable = True
         self._discarding = False
         self._received: tuple[int, str] | None = None
         self._sent: tuple[int, str] | None = None
@@ -85,18 +86,20 @@ class WebSocketProtocol(asyncio.Protocol):
         elif self._handshake is None:
             self._begin(data)
         else:
-            # The client did not wait for the answer to its handshake. What it sent already is kept, the
-            # rest stays in its socket.
+            # The client did not wait for the answer to its handshake. What was read of it already is kept,
+            # the rest stays in its socket.
             self._backlog += data
             self.pause_reading()
 
     def pause_writing(self) -> None:
         """Pass on that the socket's buffer is full."""
+        self._writable = False
         if self._listener is not None:
             self._listener.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that the socket takes more."""
+        self._writable = True
         if self._listener is not None:
             self._listener.resume_writing()
 
@@ -209,7 +212,8 @@ class WebSocketProtocol(asyncio.Protocol):
         if assembler.closed or assembler.failed:
             self._finish(assembler, listener)
         elif assembler.output:
-            if self._sent is None:
+            # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out).
+            if self._sent is None and self._writable:
                 self._socket.write(b"".join(assembler.output))
             assembler.output.clear()
         if assembler.idle:
