@@ -119,20 +119,15 @@ class Hub:
         limit: int,
         *,
         codec: Codec = JSON,
-        session: str | None = None,
+        size: int | None = None,
     ) -> Page:
-        """Return kept messages of a room, as a client of that session is shown them."""
+        """Return kept messages of a room, as a client is shown them: `size` bytes of them, if given."""
         found = await self.running.broker.history(room, since, limit)
         entries, position = found.entries, found.position
-        if session is not None:
-            entries = _page(entries, since is None, self.settings.max_outbox)
-            if entries:
-                position = Position(position.epoch, entries[-1].offset or 0)
-        messages = [
-            envelope_of(room, entry, publication, codec)
-            for entry, publication in ((entry, publication_of(entry)) for entry in entries)
-            if session is None or publication.exclude != session
-        ]
+        if size is not None and entries:
+            entries = _page(entries, since is None, size)
+            position = Position(position.epoch, entries[-1].offset or 0)
+        messages = [envelope_of(room, entry, publication_of(entry), codec) for entry in entries]
         return Page(position.epoch, position.offset, found.complete, messages)
 
 

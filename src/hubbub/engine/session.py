@@ -154,7 +154,7 @@ class Session:
             wanted.since,
             wanted.limit,
             codec=self._codec,
-            session=self._connection.session,
+            size=self._hub.settings.max_outbox,
         )
         self._acknowledge(request, page)
 
