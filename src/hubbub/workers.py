@@ -65,8 +65,9 @@ class Workers:
                     failed = True
                     self._terminate(signal.SIGTERM)
                 else:
-                    time.sleep(max(0.0, began + SHORTEST_LIFE - time.monotonic()))
-                    self._start()
+                    wait([self._wake_reader], max(0.0, began + SHORTEST_LIFE - time.monotonic()))
+                    if not self._signals:
+                        self._start()
         return failed
 
     def _start(self) -> None:
