@@ -11,7 +11,7 @@ from starlette.routing import Mount, Route
 
 from hubbub import CollisionError, ConfigurationError, Connection, Hubbub, Message, Settings
 from hubbub.brokers.memory import MemoryBroker
-from told import Told
+from told import Gate, Told, collected_logs, fields_of
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +168,95 @@ async def test_without_any_lifespan_it_starts_with_the_first_connection_and_says
     assert "started without lifespan" in caplog.text
     assert told[0]["type"] == "websocket.accept"
     await hub.stop()
+
+
+async def test_a_startup_hook_that_fails_is_told_to_the_asgi_server_and_leaves_nothing_running():
+    hub, told = Hubbub(), []
+    rooms = hub.room("room")
+    broken = True
+
+    @hub.on_startup
+    async def connect_database() -> None:
+        if broken:
+            raise ZeroDivisionError("no database")
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(event):
+        told.append(event)
+
+    with pytest.raises(ZeroDivisionError):
+        await hub({"type": "lifespan"}, receive, send)
+    assert told[0]["type"] == "lifespan.startup.failed"
+    assert "ZeroDivisionError: no database" in told[0]["message"]
+    with pytest.raises(ConfigurationError, match="not started"):
+        await rooms().send(Say("x"))
+    broken = False
+    async with hub.lifespan():
+        await rooms().send(Say("x"))
+
+
+async def test_a_startup_hook_can_publish():
+    hub = Hubbub()
+    rooms = hub.room("room", history=1)
+
+    @hub.on_startup
+    async def announce() -> None:
+        await rooms().send(Say("open for business"))
+
+    async with hub.lifespan():
+        assert [envelope.data for envelope in await rooms().history()] == [{"text": "open for business"}]
+
+
+async def test_a_shutdown_hook_that_fails_is_logged_and_keeps_no_other():
+    hub, happened = Hubbub(), []
+    rooms = hub.room("room")
+    hub.on_shutdown(lambda: happened.append("last"))
+
+    @hub.on_shutdown
+    async def broken() -> None:
+        raise ZeroDivisionError("no database")
+
+    with collected_logs() as logs:
+        async with hub.lifespan():
+            pass
+    assert happened == ["last"]
+    [record] = logs.of("error", during="shutdown")
+    assert "broken() at" in fields_of(record)["hook"]
+    assert "no database" in str(record.exc_info)
+    with pytest.raises(ConfigurationError, match="not started"):
+        await rooms().send(Say("x"))
+
+
+async def test_connections_that_come_while_it_starts_late_wait_for_the_startup_hooks(serve):
+    hub, told, gate = Hubbub(), Told(), Gate()
+
+    @hub.on_startup
+    async def connect_database() -> None:
+        told("starting")
+        await gate.passed()
+        told("started")
+
+    hub.on_connect(lambda connection: told("connected"))
+
+    async def host(scope, receive, send):
+        """No server sees through this to the hub within."""
+        if scope["type"] != "lifespan":
+            await hub(scope, receive, send)
+
+    with collected_logs() as logs:
+        url = serve(host).url
+        first = asyncio.create_task(websockets.connect(url).__aenter__())
+        assert await told.next() == "starting"
+        second = asyncio.create_task(websockets.connect(url).__aenter__())
+        await asyncio.sleep(0)
+        gate.open()
+        for websocket in await asyncio.gather(first, second):
+            await websocket.close()
+        assert [await told.next() for _ in range(3)] == ["started", "connected", "connected"]
+        warnings = [record for record in logs.records if "started without lifespan" in record.getMessage()]
+        assert len(warnings) == 1
 
 
 # Serving

@@ -350,6 +350,26 @@ async def test_a_join_that_the_broker_refuses_can_be_tried_again(start, call):
             assert (await bob.receive_type("$joined"))["data"]["user"] in users
 
 
+async def test_a_join_that_the_broker_refuses_undoes_what_the_join_hook_did(start, logs):
+    broker = Failing()
+    hub, told = Hubbub(broker=broker), Told()
+    chat = chat_hub(hub)
+    chat.on_join(lambda name: told("join", name))
+
+    @chat.on_leave
+    def leave(name: str) -> None:
+        told("leave", name)
+        raise ZeroDivisionError
+
+    broker.failing.add("subscribe")
+    async with talk(start(hub).url) as ada:
+        assert (await ada.ask(type="$join", room=LOBBY))["data"]["code"] == "unavailable"
+        assert await told.next() == ("join", "lobby")
+        assert await told.next() == ("leave", "lobby")
+        await logs.wait("error", during="leave", room=LOBBY)
+    assert told.silent
+
+
 async def test_a_room_that_the_broker_does_not_let_go_of_is_left_all_the_same(start, logs):
     broker = Failing()
     hub = Hubbub(broker=broker)

@@ -5,8 +5,9 @@ until a rule lets it go.
 """
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from hubbub.protocol.envelope import Envelope, Publication
 
 ROOM, OTHER_ROOM = "room", "other"
 AGE = 10.0
+MANY_TURNS = 20_000
 CLIENTS = strategies.integers(0, 2)
 
 
@@ -36,7 +38,7 @@ class SlowBroker(MemoryBroker):
         self.answers: list[asyncio.Future[None]] = []
         self.deliveries: deque[tuple[str, Entry, str]] = deque()
         self.hurrying = False
-        self._receiver: Receiver | None = None
+        self.receiver: Receiver | None = None
 
     async def _wait(self) -> None:
         if not self.hurrying:
@@ -45,7 +47,7 @@ class SlowBroker(MemoryBroker):
             await answer
 
     async def start(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+        self.receiver = receiver
         await super().start(self)
 
     def deliver(self, room: str, entry: Entry, epoch: str) -> None:
@@ -61,6 +63,8 @@ class SlowBroker(MemoryBroker):
     async def unsubscribe(self, room: str) -> None:
         await self._wait()
         await super().unsubscribe(room)
+        # What the feed still holds would come again to those who subscribe anew.
+        self.deliveries = deque(delivery for delivery in self.deliveries if delivery[0] != room)
 
     async def history(self, room: str, since: Position | None, limit: int) -> History:
         await self._wait()
@@ -72,8 +76,8 @@ class SlowBroker(MemoryBroker):
         self.answers.pop(which % len(self.answers)).set_result(None)
 
     def feed(self) -> None:
-        assert self._receiver is not None
-        self._receiver.deliver(*self.deliveries.popleft())
+        assert self.receiver is not None
+        self.receiver.deliver(*self.deliveries.popleft())
 
 
 class Member:
@@ -94,21 +98,16 @@ class Member:
         self.connection, self.line = fake_connection(flusher=hub.flusher)
         self.memberships = Memberships(hub, self.connection, [self._model.rooms], self._model.inboxes)
         self.connection.on_lost = self.memberships.detach
+        hub.sessions[self.connection.session] = self.connection
         self.wants_to_be_in = self.joined = False
 
     @property
     def busy(self) -> bool:
         return self.task is not None and not self.task.done()
 
-    async def join(self, since: Position | None) -> None:
-        """Do what a session does."""
-        replay = await self.memberships.join(ROOM, since)
-        self.connection.deliver(Envelope("$ack", data=replay.begins))
-        await replay.run()
-
-    async def leave(self) -> None:
-        await self.memberships.leave(ROOM)
-        self.connection.deliver(Envelope("$ack"))
+    def start(self, work: Callable[[Connection, Memberships], Coroutine[Any, Any, None]]) -> None:
+        """Begin to do what the session of the present connection would."""
+        self.task = self._model.loop.create_task(work(self.connection, self.memberships))
 
     def look(self) -> None:
         """Check what has arrived since the last look."""
@@ -152,6 +151,17 @@ class Member:
         self._may_lack(range(self.seen.offset + 1, newest.offset + 1))
 
 
+async def join(since: Position | None, connection: Connection, memberships: Memberships) -> None:
+    replay = await memberships.join(ROOM, since)
+    connection.deliver(Envelope("$ack", data=replay.begins))
+    await replay.run()
+
+
+async def leave(connection: Connection, memberships: Memberships) -> None:
+    await memberships.leave(ROOM)
+    connection.deliver(Envelope("$ack"))
+
+
 class Model(RuleBasedStateMachine):
     """Three clients of one instance; another instance publishes."""
 
@@ -164,6 +174,8 @@ class Model(RuleBasedStateMachine):
         self.broker = SlowBroker(self.store)
         self.publisher = MemoryBroker(self.store)
         self.hub = Hub(Settings(lease=1e6))
+        self.members: list[Member] = []
+        self.cleaning: list[asyncio.Task[None]] = []
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
@@ -216,31 +228,32 @@ class Model(RuleBasedStateMachine):
             "another": Position("another", seen.offset),
         }
         member.wants_to_be_in = True
-        member.task = self.loop.create_task(member.join(positions[since]))
+        member.start(functools.partial(join, positions[since]))
 
     @rule(which=CLIENTS)
     def leave(self, which: int) -> None:
         member = self.members[which]
         if member.wants_to_be_in and not member.busy:
             member.wants_to_be_in = False
-            member.task = self.loop.create_task(member.leave())
+            member.start(leave)
 
     @rule(which=CLIENTS)
     def lose_the_line(self, which: int) -> None:
         member = self.members[which]
         member.look()
-        lost, memberships = member.task, member.memberships
+        lost, memberships, session = member.task, member.memberships, member.connection.session
 
         async def clean_up() -> None:
             if lost is not None:
                 await asyncio.wait([lost])
+            del self.hub.sessions[session]
             await memberships.leave_all()
 
         member.line.end()
         member.reconnect()
         # The new connection has a task of its own; the old one's is over as soon as the broker answers.
         member.task = None
-        self.cleaning = [*getattr(self, "cleaning", []), self.loop.create_task(clean_up())]
+        self.cleaning.append(self.loop.create_task(clean_up()))
 
     @rule(which=CLIENTS)
     def stop_reading(self, which: int) -> None:
@@ -273,28 +286,27 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def views_have_no_untold_gap(self) -> None:
-        for member in getattr(self, "members", ()):
+        for member in self.members:
             member.look()
 
     def teardown(self) -> None:
         try:
-            if hasattr(self, "members"):
-                self.run(asyncio.wait_for(self._settle(), 20))
-                for member in self.members:
-                    member.look()
-                    assert member.joined == member.wants_to_be_in
-                    if member.joined:
-                        stream = self.store.stream(ROOM)
-                        member.has_everything(Position(stream.epoch, stream.offset))
+            self.run(self._settle())
+            for member in self.members:
+                member.look()
+                assert member.joined == member.wants_to_be_in
+                if member.joined:
+                    stream = self.store.stream(ROOM)
+                    member.has_everything(Position(stream.epoch, stream.offset))
         finally:
-            self.run(self.hub.stop())
+            self.run(self._clear_up())
             self.loop.close()
 
     async def _settle(self) -> None:
         """Let everything that is under way come to its end."""
         self.broker.hurrying = True
-        tasks = [member.task for member in self.members if member.task] + getattr(self, "cleaning", [])
-        while self.broker.answers or self.broker.deliveries or not all(task.done() for task in tasks):
+        tasks = [member.task for member in self.members if member.task] + self.cleaning
+        for _ in range(MANY_TURNS):
             for member in self.members:
                 member.connection.resume_writing()
             if self.broker.answers:
@@ -302,10 +314,21 @@ class Model(RuleBasedStateMachine):
             if self.broker.deliveries:
                 self.broker.feed()
             await asyncio.sleep(0)
+            if not (self.broker.answers or self.broker.deliveries) and all(task.done() for task in tasks):
+                break
+        assert all(task.done() for task in tasks), "somebody waits for what will never come"
         for task in tasks:
             task.result()
-        await asyncio.sleep(0)
+        for member in self.members:
+            member.connection.resume_writing()
+
+    async def _clear_up(self) -> None:
+        await self.hub.stop()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

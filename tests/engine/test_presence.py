@@ -2,6 +2,7 @@ import pytest
 
 from hubbub import ConfigurationError, Connection, Hubbub, Member, Settings
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
+from instances import side_by_side
 from told import Told
 from wire import talk
 
@@ -65,10 +66,10 @@ async def test_a_guest_is_shown_under_a_name_of_its_own(start):
         assert member == {"user": f"guest:{client.welcome['connection'][:8]}"}
 
 
-async def test_members_on_other_instances_are_members_too(serve):
+async def test_members_on_other_instances_are_members_too(start):
     store = MemoryStore()
-    one, other = serve(lobby(MemoryBroker(store))), serve(lobby(MemoryBroker(store)))
-    async with talk(f"{one.url}/?name=ada") as ada, talk(f"{other.url}/?name=bob") as bob:
+    url = start(side_by_side(one=lobby(MemoryBroker(store)), other=lobby(MemoryBroker(store)))).url
+    async with talk(f"{url}/one/?name=ada") as ada, talk(f"{url}/other/?name=bob") as bob:
         await ada.join("chat/lobby")
         await bob.join("chat/lobby")
         assert (await ada.receive())["data"]["user"] == "bob"

@@ -2,6 +2,7 @@ import pytest
 
 from hubbub import CollisionError, ConfigurationError, Connection, Hubbub, Message, Position, Room
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
+from instances import side_by_side
 from told import Told
 from wire import talk
 
@@ -85,7 +86,7 @@ async def test_an_ephemeral_message_reaches_who_is_there_and_leaves_no_trace(sta
         assert (page["messages"], page["offset"]) == ([], 0)
 
 
-async def test_all_instances_see_one_order_and_exclude_holds_on_each(serve):
+async def test_all_instances_see_one_order_and_exclude_holds_on_each(start):
     store = MemoryStore()
 
     def instance() -> Hubbub:
@@ -98,8 +99,8 @@ async def test_all_instances_see_one_order_and_exclude_holds_on_each(serve):
 
         return hub
 
-    one, other = serve(instance()), serve(instance())
-    async with talk(one.url) as ada, talk(other.url) as bob:
+    url = start(side_by_side(one=instance(), other=instance())).url
+    async with talk(f"{url}/one/") as ada, talk(f"{url}/other/") as bob:
         await ada.join("room")
         await bob.join("room")
         await ada.ask(type="say", room="room", data={"text": "mine"})
