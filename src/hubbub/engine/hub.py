@@ -39,7 +39,7 @@ class Hub:
         self.sessions: dict[str, Connection] = {}
         """Those that speak hubbub's protocol, by the id of their session."""
         self.sweep = Sweep(settings, self.connections.values)
-        self._published = 0
+        self._turn = self._published = 0
         self._running: Running | None = None
         self._renewal: asyncio.Task[None] | None = None
 
@@ -106,6 +106,8 @@ class Hub:
             key=None,
             keep=keep,
         )
+        if self._turn != self.flusher.turn:
+            self._turn, self._published = self.flusher.turn, 0
         self._published += 1
         if self._published % BURST == 0:
             # A broker in memory never waits: who publishes in a loop would let nobody else have a turn.
@@ -132,7 +134,7 @@ class Hub:
 
 
 BURST = 128
-"""Publishes after which others have a turn."""
+"""Publishes in one turn of the event loop after which others have theirs."""
 
 MARGIN = 64
 """Levels of nesting that are left for whatever a message is put into later."""

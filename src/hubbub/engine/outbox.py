@@ -108,6 +108,8 @@ class Flusher:
 
     def __init__(self) -> None:
         self.waiting: list[Outbox] = []
+        self.turn = 0
+        """Counts the turns of the event loop in which something was written."""
 
     def schedule(self) -> None:
         """Have :meth:`flush` run in the next turn."""
@@ -115,6 +117,7 @@ class Flusher:
 
     def flush(self) -> None:
         """Write what every waiting outbox holds."""
+        self.turn += 1
         waiting, self.waiting = self.waiting, []
         for outbox in waiting:
             try:
