@@ -110,15 +110,75 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(gt=0), _about("Line", "Seconds to wait for the other side's part of a close.")
     ] = 10.0
 
+    compression: Annotated[
+        bool, _about("Line", "Compress what is large for clients that offer it (permessage-deflate).")
+    ] = True
+    compression_threshold: Annotated[
+        int, Meta(ge=0), _about("Line", "Bytes from which on a message is worth compressing.")
+    ] = 512
+
+    allowed_origins: Annotated[
+        str,
+        _about(
+            "Access",
+            "Origins whose pages may connect, besides the server's own, separated by commas; * is any.",
+        ),
+    ] = ""
+    allowed_hosts: Annotated[
+        str,
+        _about(
+            "Access",
+            "Names that a Host header may have, separated by commas; *.example.com is any below, * any.",
+        ),
+    ] = "*"
+
+    max_connections: Annotated[
+        int, Meta(ge=1), _about("Limits", "Connections in all, as far as there are file descriptors.")
+    ] = 50_000
+    max_connections_per_address: Annotated[
+        int, Meta(ge=1), _about("Limits", "Connections from one address; of IPv6, from one /64 network.")
+    ] = 1_000
+    max_pending: Annotated[
+        int,
+        Meta(ge=1),
+        _about("Limits", "Connections that have asked for nothing yet, and as many that are logging in."),
+    ] = 1_000
+    max_headers: Annotated[int, Meta(ge=1), _about("Limits", "Headers of a request.")] = 100
+    max_header_bytes: Annotated[
+        int, Meta(ge=1024), _about("Limits", "Bytes of a request's headers together.")
+    ] = 32_768
+    max_target: Annotated[
+        int, Meta(ge=256), _about("Limits", "Bytes of a request's target: path and query.")
+    ] = 8_192
     max_message: Annotated[
         int, Meta(ge=125), _about("Limits", "Largest message from a client, in bytes.")
     ] = 1_048_576
+    max_message_before_login: Annotated[
+        int, Meta(ge=125), _about("Limits", "The same until the client is logged in.")
+    ] = 65_536
+    max_fragments: Annotated[
+        int, Meta(ge=1), _about("Limits", "Fragments that a message from a client may come in.")
+    ] = 4_096
+    max_depth: Annotated[
+        int, Meta(ge=4), _about("Limits", "Levels of nesting that a message from a client may have.")
+    ] = 100
+    max_message_rate: Annotated[
+        float,
+        Meta(gt=0),
+        _about(
+            "Limits",
+            "Messages and control frames a second that a client may send in the long run; past it 4529.",
+        ),
+    ] = 500.0
+    max_message_burst: Annotated[
+        int, Meta(ge=1), _about("Limits", "Messages and control frames that it may send at once.")
+    ] = 2_000
     max_outbox: Annotated[
         int,
         Meta(ge=1024),
         _about(
             "Limits",
-            "Bytes that may wait for a slow reader; past it the connection is closed with 4513.",
+            "Bytes that may wait for a slow reader; past it happens what its rooms say, else a close: 4513.",
         ),
     ] = 1_048_576
     max_inbox: Annotated[
@@ -129,6 +189,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "Messages of a connection that may wait for its handler; past it the socket is not read.",
         ),
     ] = 64
+    max_inbox_bytes: Annotated[
+        int, Meta(ge=1), _about("Limits", "Bytes of those messages together; past it likewise.")
+    ] = 1_048_576
     max_rooms: Annotated[int, Meta(ge=1), _about("Limits", "Rooms that a connection may be in.")] = 1000
 
     def __repr__(self) -> str:
