@@ -225,12 +225,13 @@ async def test_waiting_for_input_can_be_given_up(stack: ExitStack) -> None:
     outgoing = ends.pipe.outgoing()
     os.write(ends.into, b"one\n")
     assert await anext(outgoing) == "one"
+    others = set(threading.enumerate())
     reading = asyncio.create_task(anext(outgoing))  # type: ignore[arg-type]
     await asyncio.sleep(0)  # the task begins, and with it a thread that reads
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    readers = [thread for thread in threading.enumerate() if thread.name.endswith("(run)")]
+    readers = set(threading.enumerate()) - others
     ends.give(b"too late")
     for reader in readers:
         reader.join()
