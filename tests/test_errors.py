@@ -127,3 +127,10 @@ def test_who_closed_first_is_told_where_both_did(first):
 
 def test_a_lost_connection_says_so():
     assert "no close frame received or sent" in str(connection_closed(None, None, rcvd_first=False))
+
+
+def test_what_is_told_of_an_invalid_message_is_short_however_much_of_it_is_quoted():
+    error = InvalidMessage("m" * 1000, [("p" * 1000, "w" * 1000), ("$", "Missing")])
+    assert error.message == "m" * 397 + "..."
+    assert error.problems == (("p" * 397 + "...", "w" * 397 + "..."), ("$", "Missing"))
+    assert InvalidMessage("m" * 400).message == "m" * 400

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 import websockets.exceptions
 from websockets.frames import OK_CLOSE_CODES, Close, CloseCode
 
+MOST_TOLD = 400
+"""Characters of a sentence about what a client sent: a large message gets no larger answer."""
+
 
 class HubbubError(Exception):
     """Base class of all exceptions that hubbub raises on purpose."""
@@ -37,24 +40,33 @@ class Denied(HubbubError):
     """
 
     def __init__(self, reason: str = "not allowed") -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = _told(reason)
+        super().__init__(self.reason)
 
 
 class InvalidMessage(HubbubError):
     """A message can't be understood.
 
     `problems` lists what is wrong where, as pairs of a path in the message's ``data`` (``$.text``) and a
-    sentence. `code` is the ``$error`` code that the client gets.
+    sentence. `code` is the ``$error`` code that the client gets. Texts above 400 characters are cut.
     """
 
     def __init__(
         self, message: str, problems: Sequence[tuple[str, str]] = (), *, code: str = "invalid"
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.problems = tuple(problems)
-        self.code = code
+        # Here, since what decoders say may quote the client's data, or name its keys, in full length.
+        self.message = _told(message)
+        super().__init__(self.message)
+        self.problems = tuple((_told(path), _told(what)) for path, what in problems)
+        self.code = _told(code)
+
+
+def _told(text: object) -> str:
+    """Return a text as a client can be told it: not too long, and nothing that UTF-8 has no bytes for."""
+    told = str(text)
+    if len(told) > MOST_TOLD:
+        told = told[: MOST_TOLD - 3] + "..."
+    return told if told.isascii() else told.encode(errors="replace").decode()
 
 
 class Unavailable(HubbubError):

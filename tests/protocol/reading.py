@@ -1,6 +1,5 @@
 """Reads frames as the native transport does: the short cut first, an assembler for what it leaves."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -9,14 +8,17 @@ from websockets.protocol import CLIENT, Protocol
 
 from hubbub.protocol.frames import Assembler, read_messages
 
-logger = logging.getLogger("tests.frames")
-
 
 class Reader:
     """One connection's way in: what came out of the bytes that were received."""
 
-    def __init__(self, limit: int = 1_000_000) -> None:
+    def __init__(
+        self, limit: int = 1_000_000, *, max_fragments: int = 1_000_000, compression: bool = False
+    ) -> None:
         self.limit = limit
+        self.max_fragments = max_fragments
+        self.compression = compression
+        self.signs = 0
         self.messages: list[str | bytes] = []
         self.answers = b""
         self.assembler: Assembler | None = None
@@ -27,16 +29,18 @@ class Reader:
         position = 0
         while position < len(data) and not self.ended:
             if self.assembler is None:
-                position = read_messages(data, position, self.limit, self._deliver)
+                position = read_messages(data, position, self.limit, self._deliver, self.compression)
                 if position == len(data):
                     break
-                self.assembler = Assembler(self.limit, logger)
+                self.assembler = Assembler(self.max_fragments, self.compression)
             assembler = self.assembler
             before = position
-            position = assembler.receive(data, position, self._deliver)
+            position = assembler.receive(data, position, self.limit, self._deliver)
             assert before < position <= len(data)
-            self.answers += b"".join(assembler.output)
-            assembler.output.clear()
+            self.answers += b"".join(assembler.answers)
+            assembler.answers.clear()
+            self.signs += assembler.signs
+            assembler.signs = 0
             if assembler.closed or assembler.failed:
                 self.ended = True
             elif assembler.idle:
@@ -48,7 +52,7 @@ class Reader:
         """Code and reason that the connection ended with."""
         assert self.ended
         assert self.assembler is not None
-        return self.assembler.close
+        return self.assembler.ending
 
     @property
     def failure(self) -> int:
@@ -57,7 +61,7 @@ class Reader:
         assert self.assembler is not None
         assert self.assembler.failed
         assert not self.assembler.closed
-        code, _ = self.assembler.close
+        code, _ = self.assembler.ending
         [(opcode, payload)] = server_frames(self.answers)
         assert opcode is Opcode.CLOSE
         assert int.from_bytes(payload[:2], "big") == code
@@ -68,9 +72,10 @@ class Reader:
         return True
 
 
-def masked(opcode: Opcode, payload: bytes = b"", *, fin: bool = True) -> bytes:
-    """Return a frame as a client sends it."""
-    return Frame(opcode, payload, fin).serialize(mask=True)
+def masked(opcode: Opcode, payload: bytes = b"", *, fin: bool = True, compressed: bool = False) -> bytes:
+    """Return a frame as a client sends it; `compressed` sets RSV1, the payload is left as it is."""
+    whole = Frame(opcode, payload, fin).serialize(mask=True)
+    return bytes((whole[0] | 0x40,)) + whole[1:] if compressed else whole
 
 
 def header(first_byte: int, length: int, *, mask: bool = True) -> bytes:

@@ -281,3 +281,12 @@ def test_the_first_subprotocol_offered_that_is_known_decides(offered, codec, ans
 def test_codecs_go_by_their_subprotocols():
     assert CODECS == {"hubbub.v1.json": JSON, "hubbub.v1.msgpack": MESSAGEPACK}
     assert (JSON.binary, MESSAGEPACK.binary) == (False, True)
+
+
+@pytest.mark.parametrize("limit", [4, 100])
+def test_a_message_that_is_too_short_to_be_deep_needs_no_check(limit):
+    for codec, deepest in ((JSON, "[" * limit + "]" * limit), (MESSAGEPACK, b"\x91" * (limit - 1) + b"\x90")):
+        assert len(deepest) == codec.shallow(limit)
+        codec.check_depth(deepest, limit)
+        with pytest.raises(InvalidMessage, match="nested too deeply"):
+            codec.check_depth(deepest, limit - 1)

@@ -1,5 +1,5 @@
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pydantic
@@ -10,7 +10,13 @@ from hubbub import Message, wire_type
 from hubbub.errors import ConfigurationError, InvalidMessage
 from hubbub.protocol.codecs import JSON, MESSAGEPACK
 from hubbub.protocol.envelope import ABSENT
-from hubbub.protocol.messages import is_message_class, schema_of, wire_type_of
+from hubbub.protocol.messages import (
+    MANY_PROBLEMS,
+    MOST_PROBLEMS,
+    is_message_class,
+    schema_of,
+    wire_type_of,
+)
 
 both = pytest.mark.parametrize("codec", [JSON, MESSAGEPACK], ids=["JSON", "MessagePack"])
 
@@ -56,6 +62,23 @@ class Order(pydantic.BaseModel):
         if len(items) == 7:
             raise ValueError("not seven")
         return items
+
+
+class Strict(Message, forbid_unknown_fields=True):
+    kind: Literal["a", "b"] = "a"
+
+
+class Cash(pydantic.BaseModel):
+    kind: Literal["cash"]
+
+
+class Card(pydantic.BaseModel):
+    kind: Literal["card"]
+
+
+class StrictModel(pydantic.BaseModel, extra="forbid"):
+    counts: dict[str, int] = {}
+    payment: Cash | Card | None = pydantic.Field(None, discriminator="kind")
 
 
 class Nothing(pydantic.BaseModel):
@@ -217,6 +240,38 @@ def test_data_that_is_malformed_is_refused(codec, kind):
     with pytest.raises(InvalidMessage) as refused:
         schema_of(kind).decode(msgspec.Raw(b"\xc1["), codec)
     assert refused.value.problems[0][0] == "$"
+
+
+LONG = "x" * 100_000
+
+
+@both
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Strict, {LONG: 1}),
+        (Strict, {"kind": LONG}),
+        (StrictModel, {LONG: 1}),
+        (StrictModel, {"counts": {LONG: "many"}}),
+        (StrictModel, {"payment": {"kind": LONG}}),
+    ],
+)
+def test_an_error_does_not_repeat_what_a_client_made_long(codec, kind, data):
+    with pytest.raises(InvalidMessage) as refused:
+        schema_of(kind).decode(packed(codec, data), codec)
+    said = [refused.value.message, *(text for problem in refused.value.problems for text in problem)]
+    assert all(0 < len(text) < 500 for text in said)
+    assert any(text.endswith("...") for text in said)
+
+
+@both
+def test_of_very_many_problems_only_their_number_is_told(codec):
+    for count in (MANY_PROBLEMS, MANY_PROBLEMS + 1):
+        with pytest.raises(InvalidMessage) as refused:
+            schema_of(Order).decode(packed(codec, {"items": [0] * count}), codec)
+        if count == MANY_PROBLEMS:
+            assert len(refused.value.problems) == MOST_PROBLEMS
+    assert refused.value.problems == (("$", "1001 problems, too many to tell"),)
 
 
 # Describing

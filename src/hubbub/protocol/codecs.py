@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from ..errors import InvalidMessage
+from .depth import json_is_deeper, msgpack_is_deeper
 from .envelope import Envelope, Incoming
 
 Kind = TypeVar("Kind")
@@ -44,24 +45,37 @@ class Codec:
         self.binary = binary
         self.empty = msgspec.Raw(b"\x80" if binary else b"{}")
         """An empty object: what ``data`` is where a client leaves it out."""
+        self._kind = bytes if binary else str
         self._read = cast("Callable[[str | bytes], Incoming]", self.decoder(Incoming))
         self.encode: Callable[[Envelope], bytes]
         """Return the payload of the WebSocket message for an envelope."""
         self.encode = pack if binary else msgspec.json.Encoder(enc_hook=_plain).encode
+        self._is_deeper = cast(
+            "Callable[[str | bytes, int], bool]", msgpack_is_deeper if binary else json_is_deeper
+        )
 
     def read(self, message: str | bytes) -> Incoming:
         """Return a client's message; :exc:`InvalidMessage` if it is no envelope."""
-        if isinstance(message, str) is self.binary:
+        if type(message) is not self._kind:
             wanted, sent = ("binary", "text") if self.binary else ("text", "binary")
             raise InvalidMessage(
                 f"This connection speaks {self.subprotocol}: send {wanted} messages, not {sent}."
             )
-        if not message:
-            raise InvalidMessage("The message is empty; send an envelope with at least a type.")
         try:
             return self._read(message)
         except UNREADABLE as problem:
+            if not message:
+                raise InvalidMessage("The message is empty; send an envelope with at least a type.") from None
             raise invalid("envelope", problem) from None
+
+    def shallow(self, limit: int) -> int:
+        """Return up to which length a message can't have more than `limit` levels, and needs no check."""
+        return limit if self.binary else 2 * limit
+
+    def check_depth(self, message: str | bytes, limit: int) -> None:
+        """Raise :exc:`InvalidMessage` if a message that could be read has more than `limit` levels."""
+        if self._is_deeper(message, limit):
+            raise _too_deep("envelope")
 
     def decoder(self, kind: type[Kind]) -> Callable[[msgspec.Raw], Kind]:
         """Return a function that decodes and checks as `kind`; it raises what is :data:`UNREADABLE`."""
@@ -94,9 +108,13 @@ def negotiate(offered: list[str]) -> tuple[Codec, str | None]:
 def invalid(name: str, problem: Exception) -> InvalidMessage:
     """Return what a decoder's error means for a message of type `name`, with the path it names."""
     if isinstance(problem, RecursionError):
-        return InvalidMessage(f"Not a valid {name!r}: nested too deeply", [("$", "Nested too deeply")])
+        return _too_deep(name)
     located = _PATH.match(str(problem))
     message, path = (located["message"], located["path"]) if located else (str(problem), "$")
     if located and located["key"]:
         message += " as a key"
     return InvalidMessage(f"Not a valid {name!r}: {message} at {path}", [(path, message)])
+
+
+def _too_deep(name: str) -> InvalidMessage:
+    return InvalidMessage(f"Not a valid {name!r}: nested too deeply", [("$", "Nested too deeply")])

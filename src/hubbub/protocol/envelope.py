@@ -50,13 +50,15 @@ class Publication(Struct, frozen=True, array_like=True, gc=False):
     """A room message as a broker carries it: the payload, encoded as MessagePack.
 
     `data` is MessagePack too. `sender` is who members are told it is from, `exclude` the session that
-    doesn't get it.
+    doesn't get it. `conflation_key` is the key that a slow reader is kept only the newest message of; it has
+    nothing to do with a broker's key for dropping repeated messages.
     """
 
     type: str
     data: Raw
     sender: str | None = None
     exclude: str | None = None
+    conflation_key: str | None = None
 
 
 class Join(Struct, frozen=True):

@@ -2,15 +2,21 @@
 
 import re
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 from ..errors import ConfigurationError, InvalidMessage
 from .codecs import UNREADABLE, Codec, invalid
 
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 MOST_PROBLEMS = 20
 """How many of a message's problems its sender is told at the most."""
+
+MANY_PROBLEMS = 1000
+"""Past it none is told: pydantic describes all or nothing, and a message can have half a million."""
 
 Class = TypeVar("Class", bound=type)
 
@@ -132,10 +138,7 @@ class ModelSchema:
             value = codec.decoder(object)(data or codec.empty)
             return self._class.model_validate(value)  # type: ignore[attr-defined]
         except ValidationError as problem:
-            problems = [
-                (_path(error["loc"]), error["msg"])
-                for error in problem.errors(include_url=False, include_context=False, include_input=False)
-            ][:MOST_PROBLEMS]
+            problems = _problems(problem)
             raise InvalidMessage(f"Not a valid {self.name!r}: {problems[0][1]}", problems) from None
         except UNREADABLE as problem:
             raise invalid(self.name, problem) from None
@@ -143,6 +146,14 @@ class ModelSchema:
     def describe(self) -> dict[str, object]:  # noqa: D102
         description: dict[str, object] = self._class.model_json_schema()  # type: ignore[attr-defined]
         return description
+
+
+def _problems(problem: "ValidationError") -> list[tuple[str, str]]:
+    count = problem.error_count()
+    if count > MANY_PROBLEMS:
+        return [("$", f"{count} problems, too many to tell")]
+    errors = problem.errors(include_url=False, include_context=False, include_input=False)
+    return [(_path(error["loc"]), error["msg"]) for error in errors[:MOST_PROBLEMS]]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
