@@ -20,6 +20,7 @@ class FakeTransport:
 
     framing = staticmethod(framing)
     pings = True
+    settle = None
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

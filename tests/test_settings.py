@@ -167,3 +167,11 @@ def test_a_setting_has_its_names_and_its_kind():
 
 def test_settings_are_described_in_the_order_of_their_definition():
     assert [setting.name for setting in SETTINGS] == list(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_a_number_without_end_is_refused(value):
+    with pytest.raises(ConfigurationError, match=r"HUBBUB_MAX_MESSAGE_RATE is '-?(inf|nan)', which can't be"):
+        Settings.load(environment={"HUBBUB_MAX_MESSAGE_RATE": value})
+    with pytest.raises(ConfigurationError, match=r"max_message_rate is .*: Expected a finite number"):
+        Settings.load(Settings(max_message_rate=float("inf")), {})

@@ -1,5 +1,6 @@
 """Every setting, defined once: for code, for the environment and for the command line."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -171,7 +172,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 500.0
     max_message_burst: Annotated[
-        int, Meta(ge=1), _about("Limits", "Messages and control frames that it may send at once.")
+        int,
+        Meta(ge=1),
+        _about(
+            "Limits",
+            "Messages and control frames that it may send at once.",
+        ),
     ] = 2_000
     max_outbox: Annotated[
         int,
@@ -254,7 +260,10 @@ class Setting:
     def convert(self, value: object, *, source: str) -> object:
         """Return `value` as this setting's type; :exc:`ConfigurationError` names `source` if it can't be."""
         try:
-            return msgspec.convert(value, self.annotation, strict=not isinstance(value, str))
+            converted = msgspec.convert(value, self.annotation, strict=not isinstance(value, str))
+            if isinstance(converted, float) and not math.isfinite(converted):
+                raise msgspec.ValidationError("Expected a finite number")
+            return converted
         except msgspec.ValidationError as problem:
             shown = "***" if self.secret else repr(value)
             raise ConfigurationError(

@@ -188,6 +188,20 @@ async def test_a_room_whose_history_and_keys_ran_out_is_forgotten(engine, instan
     assert not history.complete
 
 
+async def test_a_room_in_which_nothing_was_ever_published_goes_on_where_it_was_forgotten(engine, instance):
+    begins = await instance.broker.subscribe("room")
+    await instance.broker.unsubscribe("room")
+    assert not engine.store.streams
+    history = await instance.broker.history("room", begins, 10)
+    assert (history.complete, history.position) == (True, begins)
+    assert await instance.broker.subscribe("room") == begins
+    first = await publish(instance, b"x", room="room")
+    assert (first.epoch, first.offset) == (begins.epoch, 1)
+    history = await instance.broker.history("room", begins, 10)
+    assert [entry.offset for entry in history.entries] == [1]
+    assert history.complete
+
+
 @pytest.mark.parametrize("use", ["history", "key", "subscriber", "member"])
 async def test_a_room_that_is_used_is_not_forgotten(engine, instance, use):
     begins = await instance.broker.subscribe("used")
@@ -204,6 +218,7 @@ async def test_a_room_that_is_used_is_not_forgotten(engine, instance, use):
         await instance.broker.unsubscribe("used")
     for _ in range(5):
         await publish(instance, b"x", room="new")
+    assert "used" in engine.store.streams
     assert (await instance.broker.subscribe("used")).epoch == begins.epoch
 
 

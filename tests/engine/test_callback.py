@@ -1,14 +1,17 @@
 import asyncio
 import functools
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
+import anyio.to_thread
 import msgspec
 import pytest
 from pydantic import BaseModel
 
 from hubbub import ConfigurationError, Connection, Message, Room, correlation_id
 from hubbub.engine.callback import CONNECTION, ROOM, Callback, place_of
+from told import Logs
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -203,3 +206,35 @@ def test_a_place_names_function_file_and_line():
     assert place_of(place_of).startswith("place_of() at ")
     assert place_of(place_of).endswith(f"callback.py:{place_of.__code__.co_firstlineno}")
     assert place_of(functools.partial(place_of, 1)).startswith("functools.partial(<function place_of")
+
+
+async def test_a_thread_that_nobody_waits_for_any_more_counts_until_it_ends(logs: Logs):
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    threads, limiter.total_tokens = limiter.total_tokens, 1
+    began, may_end, called = threading.Event(), threading.Event(), []
+
+    def hang() -> None:
+        began.set()
+        may_end.wait()
+        raise RuntimeError("too late")
+
+    hanging = asyncio.create_task(Callback(hang, {})())
+    await asyncio.to_thread(began.wait)
+    queued = asyncio.create_task(Callback(lambda: called.append("queued"), {})())
+    try:
+        while not limiter.statistics().tasks_waiting:  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0)
+        for task in (hanging, queued):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            assert task.cancelled()
+        while limiter.statistics().tasks_waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert limiter.borrowed_tokens == 1
+    finally:
+        may_end.set()
+    assert await Callback(lambda: "after it", {})() == "after it"
+    assert not called
+    limiter.total_tokens = threads
+    assert str((await logs.wait("error")).exc_info[1]) == "too late"

@@ -3,9 +3,11 @@
 import msgspec
 import pytest
 
-from hubbub import Connection, Hubbub, InvalidMessage, Message, Room
-from hubbub.brokers.base import Entry
-from hubbub.engine.connection import form_of
+from hubbub import Connection, Hubbub, InvalidMessage, Message, Room, Settings
+from hubbub.brokers.base import Entry, Retention
+from hubbub.brokers.memory import MemoryBroker
+from hubbub.engine.form import form_of
+from hubbub.engine.hub import Hub
 from hubbub.engine.subscriptions import chunk_of
 from hubbub.protocol.codecs import JSON, pack
 from hubbub.protocol.envelope import Publication
@@ -19,8 +21,8 @@ class Anything(Message):
     value: object = None
 
 
-def relay() -> Hubbub:
-    hub = Hubbub()
+def relay(settings: Settings | None = None) -> Hubbub:
+    hub = Hubbub(settings)
     room = hub.room("room", history=10)
 
     @room.on_message
@@ -50,7 +52,7 @@ async def test_what_json_can_not_say_is_refused_and_nobody_misses_an_offset(star
 
 
 async def test_what_is_nested_so_deep_that_it_barely_decodes_is_refused_or_reaches_all(start):
-    url = start(relay()).url
+    url = start(relay(Settings(max_depth=10_000))).url
     async with talk(url) as sender, talk(url) as reader:
         await sender.join("room")
         await reader.join("room")
@@ -96,3 +98,17 @@ async def test_an_application_that_publishes_what_can_not_be_sent_is_told():
     async with hub.lifespan():
         with pytest.raises(InvalidMessage, match="A 'anything' can't be sent"):
             await rooms().send(Anything({(1, 2): 3}))
+
+
+async def test_history_leaves_out_what_nobody_can_read_and_says_that_it_is_not_complete(logs):
+    broker, hub = MemoryBroker(), Hub(Settings())
+    await hub.start(broker)
+    kept = Retention(count=10, age=60.0)
+    for payload in (b"\xc1", b"\x92\xa1a\xa1\xff"):
+        await broker.publish("room", payload, sender=None, key=None, keep=kept)
+    await hub.publish("room", Anything(1), keep=kept)
+    page = await hub.history("room", None, 10)
+    assert [envelope.data for envelope in page.messages] == [{"value": 1}]
+    assert (page.offset, page.complete) == (3, False)
+    assert len(logs.of("error", during="reading history", room="room")) == 2
+    await hub.stop()

@@ -4,14 +4,17 @@ import asyncio
 import resource
 import socket
 
+import msgspec
 import pytest
 from pydantic import BaseModel
 
 from hubbub import Connection, Hubbub, Message, Room, Settings, Unavailable
+from hubbub.brokers.base import Departure
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.engine.connection import Connection as EngineConnection
 from hubbub.engine.outbox import Flusher, Outbox
 from hubbub.engine.presence import Presence
+from hubbub.protocol.codecs import pack
 from hubbub.protocol.envelope import Member
 from told import Told
 from transports.raw import KEY, masked, request
@@ -220,6 +223,42 @@ async def test_who_could_not_be_taken_back_is_taken_back_with_the_next_renewal()
     broker.fails = False
     await presence.renew()
     assert await presence.members("room") == []
+
+
+async def test_the_lease_is_renewed_before_anybody_is_told_and_nobody_is_forgotten_when_that_fails():
+    told: list[str] = []
+
+    class Failing(Forgetful):
+        async def renew(self) -> list[Departure]:
+            told.append("renewed")
+            departures = [Departure("room", name, pack(Member(name))) for name in gone]
+            gone.clear()
+            return departures
+
+        async def publish(self, room, payload, **options):
+            if self.fails:
+                raise Unavailable("The broker is away.")
+            told.append(msgspec.msgpack.decode(payload)[1]["user"])
+            return await super().publish(room, payload, **options)
+
+    gone = ["bob", "cleo"]
+    broker = Failing()
+    presence = Presence(broker)
+    connection = EngineConnection.__new__(EngineConnection)
+    connection.id = connection.session = "1"
+    await presence.enter("room", Member("ada"), connection)
+    broker.fails = True
+    with pytest.raises(Unavailable):
+        await presence.leave("room", Member("ada"), connection)
+    told.clear()
+    with pytest.raises(Unavailable):
+        await presence.renew()
+    assert told == ["renewed"]
+    broker.fails = False
+    await presence.renew()
+    assert told == ["renewed", "renewed", "cleo", "bob", "ada"]
+    await presence.renew()
+    assert told[5:] == ["renewed"]
 
 
 async def test_a_join_that_fails_after_its_hook_is_undone_by_the_leave_hook(start):

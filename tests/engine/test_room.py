@@ -30,6 +30,29 @@ def test_a_history_that_can_not_be_is_an_error(limits):
         Hubbub().room("room", **limits)
 
 
+def test_a_way_to_treat_slow_readers_that_there_is_not_is_an_error():
+    with pytest.raises(ConfigurationError, match="slow is one of 'disconnect', 'drop', 'conflate', not 'w'"):
+        Hubbub().room("room", slow="w")
+
+
+async def test_a_key_is_for_rooms_that_conflate_and_has_a_bounded_length():
+    hub = Hubbub()
+    prices, chat = hub.room("price/{symbol}", history=3, slow="conflate"), hub.room("chat", slow="drop")
+    async with hub.lifespan():
+        price = prices(symbol="HUB")
+        assert (await price.send(Say("1"), key="k" * 128)).offset == 1
+        assert (await price.send(Say("2"), key="k", ephemeral=True)).offset == 1
+        for key in ("", "k" * 129):
+            with pytest.raises(ValueError, match=f"A key has 1 to 128 characters, not {len(key)}"):
+                await price.send(Say("3"), key=key)
+        for room in (chat(), hub.user("ada")):
+            with pytest.raises(
+                ConfigurationError, match=r'does not: declare hub.room\(.*, slow="conflate"\)'
+            ):
+                await room.send(Say("3"), key="k")
+        assert (await price.send(Say("3"))).offset == 2
+
+
 @pytest.mark.parametrize("kind", ["on_join", "on_leave"])
 def test_two_hooks_of_one_kind_are_an_error_that_names_both_places(kind):
     rooms = Hubbub().room("room")

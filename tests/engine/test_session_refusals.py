@@ -1,10 +1,13 @@
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from echo import MoveCursor, Say, Wave, echo_hub, is_alive
-from hubbub import Connection, Denied, Message, Unavailable
+from hubbub import Connection, Denied, InvalidMessage, Message, Settings, Unavailable
+from hubbub.protocol.codecs import Codec
+from told import Told
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -23,6 +26,28 @@ async def test_a_handler_that_denies_is_answered_and_the_connection_lives(start)
             "id": 3,
             "data": {"code": "denied", "message": "no waving", "retry": False},
         }
+        await is_alive(client)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (Denied("\ud800!"), "denied", "?!"),
+        (Denied(404), "denied", "404"),  # type: ignore[arg-type]
+        (InvalidMessage("none left", code="out_of_stock"), "out_of_stock", "none left"),
+        (InvalidMessage("\ud800", [("$.\ud800", "\ud800")]), "invalid", "?"),
+    ],
+)
+async def test_whatever_a_handler_refuses_with_is_told_and_the_connection_lives(start, raised, code, message):
+    hub = echo_hub()
+
+    @hub.on_message
+    async def wave(message: Wave) -> None:
+        raise raised
+
+    async with talk(start(hub).url) as client:
+        data = (await client.ask(type="chat.wave", id=3))["data"]
+        assert (data["code"], data["message"], data["retry"]) == (code, message, False)
         await is_alive(client)
 
 
@@ -217,11 +242,33 @@ async def test_data_that_does_not_fit_its_schema_is_an_error_that_says_where(sta
             await is_alive(client)
 
 
+async def test_a_large_message_is_looked_at_for_its_depth_while_others_have_their_turns(start, monkeypatch):
+    hub, threads = echo_hub(), Told()
+    check = Codec.check_depth
+
+    def noted(self: Codec, message: str | bytes, limit: int) -> None:
+        threads(threading.current_thread().name)
+        check(self, message, limit)
+
+    monkeypatch.setattr(Codec, "check_depth", noted)
+    async with talk(start(hub).url) as client:
+        for text in ("x" * 1000, "x" * 70_000):
+            await client.ask(type="say", id=1, data={"text": text})
+        small, large = await threads.next(), await threads.next()
+        assert small != large
+        assert "AnyIO worker" in large
+        deep: object = []
+        for _ in range(101):
+            deep = [deep]
+        answer = await client.ask(type="say", id=2, data={"text": "x" * 70_000, "more": deep})
+        assert answer["data"]["errors"] == [{"path": "$", "message": "Nested too deeply"}]
+
+
 async def test_data_that_is_nested_too_deeply_for_its_schema_is_an_error(start):
     class Grow(Message):
         tree: list[Any]
 
-    hub = echo_hub()
+    hub = echo_hub(Settings(max_depth=20_000))
 
     @hub.on_message
     async def grow(message: Grow) -> None: ...
@@ -233,6 +280,30 @@ async def test_data_that_is_nested_too_deeply_for_its_schema_is_an_error(start):
             answer = await client.receive()
             assert answer["type"] == "$ack" or answer["data"]["code"] == "invalid"
         assert answer["type"] == "$error"
+        await is_alive(client)
+
+
+@pytest.mark.parametrize("codec", ["hubbub.v1.json", "hubbub.v1.msgpack"])
+async def test_a_message_has_as_many_levels_as_it_may_and_not_one_more(start, codec):
+    class Grow(Message):
+        tree: list[Any]
+
+    hub, told = echo_hub(Settings(max_depth=30)), Told()
+
+    @hub.on_message
+    async def grow(message: Grow) -> None:
+        told("grown")
+
+    async with talk(start(hub).url, subprotocols=[codec]) as client:
+        # The envelope and its data are two of them.
+        for levels, kind in ((28, "$ack"), (29, "$error")):
+            tree = json.loads(deep(levels))
+            answer = await client.ask(type="grow", id=levels, data={"tree": tree, "wide": [[]] * 100})
+            assert answer["type"] == kind
+        assert answer["data"]["code"] == "invalid"
+        assert answer["data"]["errors"] == [{"path": "$", "message": "Nested too deeply"}]
+        assert await told.next() == "grown"
+        assert told.silent
         await is_alive(client)
 
 

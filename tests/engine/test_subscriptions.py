@@ -4,11 +4,12 @@ import msgspec
 import pytest
 
 from fake_transport import FakeTransport, fake_connection
-from hubbub import Connection, Position, Unavailable
+from hubbub import Connection, Position, Settings, Unavailable
 from hubbub.brokers.base import Entry, Receiver, Retention
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
+from hubbub.engine.outbox import Flusher
 from hubbub.engine.subscriptions import Subscriptions
-from hubbub.protocol.codecs import MESSAGEPACK, pack
+from hubbub.protocol.codecs import JSON, MESSAGEPACK, pack
 from hubbub.protocol.envelope import Publication
 
 pytestmark = pytest.mark.anyio
@@ -39,16 +40,26 @@ class Watched(MemoryBroker):
         await super().unsubscribe(room)
 
 
-async def started(broker: MemoryBroker, *sessions: Connection) -> Subscriptions:
-    subscriptions = Subscriptions(broker, {connection.session: connection for connection in sessions})
+async def started(
+    broker: MemoryBroker, *sessions: Connection, flusher: Flusher | None = None
+) -> Subscriptions:
+    by_session = {connection.session: connection for connection in sessions}
+    subscriptions = Subscriptions(broker, by_session, flusher or Flusher())
     receiver: Receiver = subscriptions
     await broker.start(receiver)
     return subscriptions
 
 
-def entry(offset: int | None, text: str, exclude: Connection | None = None) -> Entry:
+def entry(
+    offset: int | None,
+    text: str,
+    exclude: Connection | None = None,
+    key: str | None = None,
+    kind: str = "say",
+) -> Entry:
     session = None if exclude is None else exclude.session
-    return Entry(offset, pack(Publication("say", msgspec.Raw(pack({"text": text})), "ada", session)), None)
+    publication = Publication(kind, msgspec.Raw(pack({"text": text})), "ada", session, key)
+    return Entry(offset, pack(publication), None)
 
 
 def seen(connection: Connection, line: FakeTransport) -> list[str]:
@@ -246,6 +257,22 @@ async def test_what_a_codec_can_not_carry_reaches_the_members_of_the_others(logs
     assert len(logs.of("error", during="encoding", codec="hubbub.v1.json")) == 2
 
 
+@pytest.mark.parametrize("payload", [b"", b"\xc0", b"\x92\xa1a\xc1", b"\x92\xa1\xff\xc0", b"\x91" * 5000])
+async def test_what_a_broker_brings_and_nobody_can_read_is_a_gap_and_stops_nothing(payload, logs):
+    subscriptions = await started(Watched())
+    subscription = await subscriptions.subscribe("room")
+    connection, line = fake_connection()
+    subscription.add(connection)
+    for offset in (1, None):
+        subscriptions.deliver("room", Entry(offset, payload, None), subscription.epoch)
+    subscriptions.deliver("room", entry(2, "2"), subscription.epoch)
+    connection.outbox.flush()
+    gap, message = line.envelopes
+    assert (gap["type"], gap["data"]) == ("$gap", {"epoch": subscription.epoch, "offset": 1})
+    assert (message["type"], message["offset"]) == ("say", 2)
+    assert len(logs.of("error", during="encoding", room="room")) == 2
+
+
 async def test_the_feed_moves_with_kept_messages_only():
     subscriptions = await started(Watched())
     subscription = await subscriptions.subscribe("room")
@@ -262,6 +289,108 @@ async def test_the_feed_moves_with_kept_messages_only():
     assert subscription.position.offset == 1
     subscription.advance("another", 0)
     assert subscription.position == Position("another", 0)
+
+
+async def test_members_are_told_of_a_jump_of_the_feed_and_of_a_new_epoch():
+    subscriptions = await started(Watched())
+    subscription = await subscriptions.subscribe("room")
+    connection, line = fake_connection()
+    subscription.add(connection)
+    begins = subscription.epoch
+    for epoch, offset in [(begins, 1), (begins, 2), (begins, 5), (begins, 6), ("new", 1), ("newer", 3)]:
+        subscriptions.deliver("room", entry(offset, "hi"), epoch)
+    connection.outbox.flush()
+    shown = [envelope.get("offset") or envelope["data"] for envelope in line.envelopes]
+    assert shown == [
+        1, 2, {"epoch": begins, "offset": 4}, 5, 6, {"epoch": "new", "offset": 0}, 1,
+        {"epoch": "newer", "offset": 2}, 3,
+    ]  # fmt: skip
+    assert subscription.position == Position("newer", 3)
+
+
+# Members that read too slowly
+
+
+async def test_while_everybody_reads_all_rooms_are_alike():
+    for slow in ("disconnect", "drop", "conflate"):
+        ada, line = fake_connection()
+        subscriptions = await started(Watched())
+        subscription = await subscriptions.subscribe("room", slow)
+        subscription.add(ada)
+        for offset in (1, 2, 3):
+            subscriptions.deliver("room", entry(offset, str(offset), key="same"), subscription.epoch)
+        assert seen(ada, line) == ["1", "2", "3"]
+
+
+async def test_only_who_reads_too_slowly_is_spared_what_is_stale():
+    flusher = Flusher()
+    members = [fake_connection(flusher=flusher, codec=codec) for codec in (JSON, JSON, MESSAGEPACK)]
+    (slow, slow_line), (quick, quick_line), (slow_too, slow_too_line) = members
+    subscriptions = await started(Watched(), slow, quick, slow_too, flusher=flusher)
+    subscription = await subscriptions.subscribe("room", "conflate")
+    for connection, _ in members:
+        subscription.add(connection)
+    slow.outbox.pause()
+    slow_too.outbox.pause()
+    subscriptions.deliver("room", entry(1, "1", key="key"), subscription.epoch)
+    subscriptions.deliver("room", entry(2, "2", key="key"), subscription.epoch)
+    subscriptions.deliver("room", entry(3, "not for the slow one", slow, key="key"), subscription.epoch)
+    subscriptions.deliver("room", entry(4, "not for the quick one", quick, key="other"), subscription.epoch)
+    assert seen(quick, quick_line) == ["1", "2", "not for the slow one"]
+    assert slow_line.written == []
+    slow.outbox.resume()
+    slow_too.outbox.resume()
+    assert seen(slow, slow_line) == ["2", "not for the quick one"]
+    texts = [msgspec.msgpack.decode(payload)["data"]["text"] for payload in slow_too_line.written]
+    assert texts == ["not for the slow one", "not for the quick one"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "kind", "told"), [(4, "say", 4), (None, "say", None), (None, "$joined", 3), (None, "$left", 3)]
+)
+async def test_a_dropped_message_is_told_if_it_was_kept_or_news_of_who_is_there(offset, kind, told):
+    flusher = Flusher()
+    connection, line = fake_connection(Settings(max_outbox=1024), flusher=flusher)
+    subscriptions = await started(Watched(), flusher=flusher)
+    subscription = await subscriptions.subscribe("room", "drop")
+    subscription.add(connection)
+    subscription.advance(subscription.epoch, 3)
+    connection.outbox.pause()
+    subscriptions.deliver("room", entry(offset, "dropped", kind=kind), subscription.epoch)
+    subscriptions.deliver("room", entry(None, "x" * 600), subscription.epoch)
+    connection.outbox.resume()
+    gaps = [envelope["data"]["offset"] for envelope in line.envelopes if envelope["type"] == "$gap"]
+    assert gaps == ([] if told is None else [told])
+    assert line.envelopes[-1]["data"]["text"] == "x" * 600
+
+
+async def test_a_jump_of_the_feed_waits_in_its_place():
+    flusher = Flusher()
+    connection, line = fake_connection(flusher=flusher)
+    subscriptions = await started(Watched(), flusher=flusher)
+    subscription = await subscriptions.subscribe("room", "conflate")
+    subscription.add(connection)
+    connection.outbox.pause()
+    for offset in (1, 4, 5):
+        subscriptions.deliver("room", entry(offset, str(offset), key=str(offset == 1)), subscription.epoch)
+    connection.outbox.resume()
+    shown = [(envelope["type"], envelope.get("offset")) for envelope in line.envelopes]
+    assert shown == [("say", 1), ("$gap", None), ("say", 5)]
+
+
+async def test_who_leaves_is_not_sent_what_was_held():
+    flusher = Flusher()
+    connection, line = fake_connection(flusher=flusher)
+    subscriptions = await started(Watched(), flusher=flusher)
+    subscription = await subscriptions.subscribe("room", "drop")
+    subscription.add(connection)
+    connection.outbox.pause()
+    subscriptions.deliver("room", entry(1, "1"), subscription.epoch)
+    subscription.remove(connection)
+    subscription.add(connection)
+    subscriptions.deliver("room", entry(2, "2"), subscription.epoch)
+    connection.outbox.resume()
+    assert seen(connection, line) == ["2"]
 
 
 async def test_control_messages_of_another_version_are_logged_and_otherwise_ignored(logs):

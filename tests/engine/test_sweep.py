@@ -8,7 +8,7 @@ import pytest
 from fake_transport import FakeTransport, fake_connection
 from hubbub import Connection, Hubbub, Message, Settings
 from hubbub.engine.sweep import Sweep
-from told import Gate, Told
+from told import Told
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -146,6 +146,15 @@ async def test_a_login_that_takes_too_long_is_closed():
     assert watched.line.closed_with == (4508, "the login took too long")
 
 
+async def test_the_time_of_a_login_counts_from_accept_where_that_is_known():
+    watched = Watched(ready=False)
+    watched.connection.watch.opened = 998.0
+    watched.look(0, 2.9)
+    assert watched.line.closed_with is None
+    watched.look(3)
+    assert watched.line.closed_with == (4508, "the login took too long")
+
+
 async def test_a_client_that_does_not_answer_the_close_is_cut():
     watched = Watched()
     watched.connection.start_close(1000, "")
@@ -264,20 +273,17 @@ async def test_a_client_without_messages_is_closed_with_4508(start):
 
 async def test_a_login_that_hangs_is_closed_with_4508(start):
     hub = Hubbub(Settings(handshake_timeout=0.2))
-    gate, told = Gate(), Told()
+    told = Told()
 
     @hub.authenticate
-    async def authenticate(connection: Connection) -> str:
-        await gate.passed()
-        return "ada"
-
-    @hub.on_disconnect
-    async def gone(connection: Connection) -> None:
-        told(connection.close_code)
+    async def authenticate(connection: Connection) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told(connection.close_code)
 
     async with talk(start(hub).url, welcome=False) as client:
         assert await client.closed() == (4508, "the login took too long")
-        gate.open()
         assert await told.next() == 4508
 
 
@@ -301,3 +307,12 @@ async def test_a_client_that_does_not_answer_a_close_is_cut(serve):
         while (frame := await next_frame(reader))[0] != 0x88:
             pass
         assert frame[1] == (4000).to_bytes(2, "big") + b"bye"
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "interval"),
+    [(500.0, 2000, 1.0), (6000.0, 2000, 1 / 6), (500.0, 100, 0.1), (500.0, 1, 0.05)],
+)
+def test_it_looks_often_enough_for_who_keeps_to_the_rate_not_to_run_out_of_the_burst(rate, burst, interval):
+    settings = Settings(max_message_rate=rate, max_message_burst=burst)
+    assert Sweep(settings, list).interval == pytest.approx(interval)

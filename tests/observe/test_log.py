@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
 
 from hubbub.observe.log import (
     CorrelationFilter,
     JSONFormatter,
+    SecretFilter,
     TextFormatter,
     configure,
     correlation_id,
     correlation_of,
     fields,
+    hide_secrets,
     logger,
 )
 
@@ -116,6 +119,18 @@ def test_a_traceback_follows_the_line():
     assert rest[0] == "    Traceback (most recent call last):"
     # Whatever an exception says, no line of it looks like one of the log's own.
     assert rest[-2:] == ["    ValueError: of two", "    lines"]
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "a\rb", "a\u2028b\u2029c\x85d", "\ud800", "\u202e", "\x00"])
+def test_whatever_a_client_sent_a_traceback_shows_it_escaped(hostile):
+    try:
+        raise ValueError(f"no such thing: {hostile}")
+    except ValueError as problem:
+        problem.add_note(hostile)
+        shown = text(exc_info=(ValueError, problem, problem.__traceback__))
+    for line in shown.split("\n"):
+        assert line.isprintable()
+    assert hostile.encode("unicode_escape").decode() in shown
 
 
 def test_the_correlation_id_is_shown_unless_it_is_the_connection():
@@ -309,3 +324,33 @@ def test_of_the_libraries_below_only_warnings_are_logged(logged):
     logging.getLogger("uvicorn.error").warning("but this")
     [line] = logged()
     assert line.endswith("but this")
+
+
+# Secrets in what servers log
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "shown"),
+    [
+        ('"%s %s" %d', ("GET", "/a?x=1&token=s3cret&y=2", 404), '"GET /a?x=1&token=***&y=2" 404'),
+        ("< GET %s HTTP/1.1", ("/?token=s3cret",), "< GET /?token=*** HTTP/1.1"),
+        ("< %s: %s", ("Authorization", "Bearer s3cret"), "< Authorization: ***"),
+        ("< %s: %s", ("COOKIE", "session=s3cret"), "< COOKIE: ***"),
+        ("< %s: %s", ("Host", "example.com"), "< Host: example.com"),
+        ("< %s", (Frame(Opcode.TEXT, b"s3cret"),), "< TEXT"),
+        ("connection open", (), "connection open"),
+        ("%(a)s", ({"a": 1},), "1"),
+    ],
+)
+def test_a_clients_secrets_are_taken_out_of_what_servers_log(message, arguments, shown):
+    made = record(message, *arguments, level=logging.DEBUG)
+    assert SecretFilter().filter(made)
+    assert made.getMessage() == shown
+
+
+def test_secrets_are_hidden_once_however_often_it_is_asked_for():
+    for _ in range(3):
+        hide_secrets()
+    for name in ("uvicorn.access", "uvicorn.error"):
+        found = [one for one in logging.getLogger(name).filters if isinstance(one, SecretFilter)]
+        assert len(found) == 1

@@ -1,5 +1,6 @@
 """The embedded broker: rooms of one process, in its memory."""
 
+import hashlib
 import secrets
 import time
 from collections import OrderedDict, deque
@@ -42,14 +43,29 @@ class MemoryStore:
         self.lease = lease
         self.clock = clock
         self.streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._life = secrets.token_bytes(16)
         self.instances: dict[str, tuple[Receiver, float]] = {}
 
     def stream(self, room: str) -> _Stream:
-        """Return the room's stream, begun anew with its own epoch if there is none."""
+        """Return the room's stream, begun anew if there is none."""
         stream = self.streams.get(room)
         if stream is None:
-            stream = self.streams[room] = _Stream(secrets.token_hex(6))
+            stream = self.streams[room] = _Stream(self.epoch(room))
         return stream
+
+    def epoch(self, room: str) -> str:
+        """Return the epoch of a room that begins now.
+
+        It is the same until a room that was used is forgotten. So one that never was can be forgotten and
+        begin again, and whoever comes back to it has missed nothing.
+        """
+        name = room.encode(errors="surrogatepass")
+        return hashlib.blake2b(name, key=self._life, digest_size=6).hexdigest()
+
+    def forget(self, room: str) -> None:
+        """Drop a room's stream."""
+        if self.streams.pop(room).offset:
+            self._life = secrets.token_bytes(16)
 
     def trim(self, stream: _Stream, now: float) -> None:
         """Forget entries and keys that are too many or too old."""
@@ -75,7 +91,7 @@ class MemoryStore:
             if stream.entries or stream.keys or stream.subscribers or stream.members:
                 self.streams.move_to_end(room)
             else:
-                del self.streams[room]
+                self.forget(room)
 
 
 class MemoryBroker:
@@ -151,7 +167,7 @@ class MemoryBroker:
         stream = self.store.streams.get(room)
         if stream is None:
             # Nobody published or subscribed here: an answer must not make a room that then stays.
-            stream = _Stream(secrets.token_hex(6))
+            stream = _Stream(self.store.epoch(room))
         self.store.trim(stream, self.store.clock())
         kept = [entry for _, entry in stream.entries]
         oldest = stream.offset - len(kept)
@@ -223,4 +239,4 @@ class MemoryBroker:
 
     def _forget_if_untouched(self, room: str, stream: _Stream) -> None:
         if not (stream.offset or stream.keys or stream.subscribers or stream.members):
-            del self.store.streams[room]
+            self.store.forget(room)

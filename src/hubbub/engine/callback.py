@@ -3,13 +3,14 @@
 import asyncio
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from operator import itemgetter
 
 import anyio.to_thread
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ConnectionClosed, Denied
+from ..observe.log import fields, logger
 from ..protocol.messages import is_message_class
 
 Function = Callable[..., object]
@@ -18,11 +19,27 @@ CONNECTION, ROOM, MESSAGE = range(3)
 """Places of what is offered to a callback; the values of the pattern's names follow."""
 
 
+NOT_CALLED = "not called"
+"""Argument of the cancellation of a callback whose function had to wait for a thread, and has not run."""
+
+
 def place_of(function: Function) -> str:
     """Return where a function was written, for an error's text."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     name = getattr(function, "__qualname__", repr(function))
     return f"{name}() at {code.co_filename}:{code.co_firstlineno}" if code else name
+
+
+def ends_task(problem: BaseException) -> bool:
+    """Tell whether what was raised is to end the task: its cancellation, or Ctrl-C; all else is an error."""
+    if isinstance(problem, KeyboardInterrupt):
+        return True
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        # No loop runs any more: Python takes the coroutine apart.
+        return True
+    return isinstance(problem, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 class Callback:
@@ -83,8 +100,19 @@ class Callback:
         self._pick: Callable[[tuple[object, ...]], tuple[object, ...]]
         if len(places) > 1:
             self._pick = itemgetter(*places)
+        elif places:
+            [only] = places
+            self._pick = lambda offered: (offered[only],)
         else:
-            self._pick = lambda offered: tuple(offered[place] for place in places)
+            self._pick = lambda offered: ()  # noqa: ARG005
+        self.begin: Callable[..., Awaitable[object]] = self._begin
+        """Returns what the function does when it is called; await it at once.
+
+        Whoever does has to tell, with :func:`ends_task`, a failure of the function's from an end of the task.
+        """
+        if not (self._in_thread or self._conversions):
+            direct = _DIRECT.get(tuple(places), _picking)(function, self._pick)
+            self.begin = typing.cast("Callable[..., Awaitable[object]]", direct)
 
     def _hints(self) -> dict[str, object]:
         try:
@@ -99,21 +127,67 @@ class Callback:
                 f"{self.place} is neither a function nor a method; write a `def` around it."
             ) from None
 
+    def _begin(self, *offered: object) -> Awaitable[object]:
+        arguments = self._converted(self._pick(offered))
+        if self._in_thread:
+            return self._wait_for_thread(arguments)
+        return self.function(*arguments)  # type: ignore[return-value]
+
     async def __call__(self, *offered: object) -> object:
         """Call the function with what it wants of (connection, room, message, values...)."""
-        arguments = self._pick(offered)
-        if self._conversions:
-            arguments = self._converted(arguments)
         try:
-            if self._in_thread:
-                return await anyio.to_thread.run_sync(self.function, *arguments)
-            return await self.function(*arguments)  # type: ignore[misc]
-        except asyncio.CancelledError as cancelled:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            return await self.begin(*offered)
+        except Exception:
+            raise
+        except BaseException as problem:
+            if ends_task(problem):
                 raise
-            # Nobody cancelled this task: the function awaited one that was. That is an error like others.
-            raise RuntimeError(f"{self.place} awaited what was cancelled.") from cancelled
+            raise self._failed(problem) from problem
+
+    async def _wait_for_thread(self, arguments: tuple[object, ...]) -> object:
+        """Run the function in a thread, which has a task of its own, since a thread can't be cancelled.
+
+        Who waits for it can be, and goes on at once; the thread counts among those there may be until it
+        ends. Cancelled itself, the task would not count it any more.
+        """
+        begun = False
+
+        def run() -> object:
+            nonlocal begun
+            begun = True
+            return self._run(*arguments)
+
+        running = asyncio.create_task(anyio.to_thread.run_sync(run), name="hubbub: thread")
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError as cancelled:
+            if begun:
+                running.add_done_callback(self._tell)
+            else:
+                running.cancel()
+                cancelled.args = (NOT_CALLED,)
+            raise
+
+    def _tell(self, abandoned: asyncio.Task[object]) -> None:
+        problem = None if abandoned.cancelled() else abandoned.exception()
+        # Whoever is gone may well be refused.
+        if problem is not None and not isinstance(problem, Denied | ConnectionClosed):
+            logger.error("error", exc_info=problem, extra=fields(during=self.place))
+
+    def _run(self, *arguments: object) -> object:
+        try:
+            return self.function(*arguments)
+        except Exception:
+            raise
+        except BaseException as problem:
+            # Here, since a GeneratorExit that comes out of a future would take the connection's task apart.
+            raise self._failed(problem) from problem
+
+    def _failed(self, problem: BaseException) -> Exception:
+        # One function's SystemExit is not the server's, nor is a cancellation that it only came upon.
+        cancelled = isinstance(problem, asyncio.CancelledError)
+        what = "awaited what was cancelled" if cancelled else f"raised {type(problem).__name__}"
+        return RuntimeError(f"{self.place} {what}.")
 
     def fits(self, values: tuple[str, ...]) -> bool:
         """Tell whether the values of the pattern's names are of the types that the function asks for."""
@@ -128,3 +202,27 @@ class Callback:
         for place, kind in self._conversions:
             converted[place] = msgspec.convert(arguments[place], kind, strict=False)
         return tuple(converted)
+
+
+# Calling with what a function wants, and nothing between: it happens for each message.
+
+Pick = Callable[[tuple[object, ...]], tuple[object, ...]]
+
+
+def _picking(function: Function, pick: Pick) -> Function:
+    return lambda *offered: function(*pick(offered))
+
+
+def _of_connection_and_message(function: Function, _: Pick) -> Function:
+    return lambda connection, _room, message, *_values: function(connection, message)
+
+
+def _of_connection_room_and_message(function: Function, _: Pick) -> Function:
+    return lambda connection, room, message, *_values: function(connection, room, message)
+
+
+_DIRECT = {
+    (CONNECTION, MESSAGE): _of_connection_and_message,
+    (CONNECTION, ROOM, MESSAGE): _of_connection_room_and_message,
+}
+"""By the places of what a function wants: those that are most common."""

@@ -1,15 +1,12 @@
 """A connection: one client's line, as the application sees it."""
 
 import asyncio
-import functools
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import NamedTuple, cast
-from urllib.parse import quote
+from typing import cast
 
-from starlette.requests import HTTPConnection
+from starlette.datastructures import Headers
 from starlette.types import Scope
 from websockets.frames import Close, Frame, Opcode
 
@@ -20,42 +17,15 @@ from ..protocol.codes import CloseCode
 from ..protocol.envelope import Envelope
 from ..protocol.messages import Sendable, wire_type_of
 from ..settings import Settings
-from .outbox import Chunk, Flusher, Framing, Outbox
+from .form import form_of
+from .outbox import Flusher, Outbox
+from .request import Request
 from .transport import Ending, Transport
 from .watch import Watch
 
 TURN_BYTES = 65536
 TURN_MESSAGES = 256
 """What a task may send to one connection before it lets the event loop have a turn."""
-
-
-class Request(HTTPConnection):
-    """The opening handshake's request, as Starlette shows it: headers, query parameters, cookies, session."""
-
-    @property
-    def path(self) -> str:
-        """The request's target: path and query as they were sent, as in the `websockets` library."""
-        sent: bytes = self.scope.get("raw_path") or quote(self.scope["path"]).encode()
-        query: bytes = self.scope["query_string"]
-        return (sent + b"?" + query if query else sent).decode("latin-1")
-
-
-class Form(NamedTuple):
-    """How messages look on a line; the members of a room whose form is the same share each chunk."""
-
-    codec: Codec
-    framing: Framing
-
-    def chunk(self, envelope: Envelope) -> tuple[Chunk, int]:
-        """Return the envelope, encoded and framed, and its size in bytes."""
-        payload = self.codec.encode(envelope)
-        return self.framing(payload, self.codec.binary), len(payload)
-
-
-@functools.cache
-def form_of(codec: Codec, framing: Framing) -> Form:
-    """Return the one form object for a codec and a framing."""
-    return Form(codec, framing)
 
 
 class Connection:
@@ -71,10 +41,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_closed", "_ending", "_held", "_inbox", "_leaving", "_max_inbox", "_reading", "_state", "_token",
-        "_waiter",
-        "closing", "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost", "outbox",
-        "scope", "session", "signs", "transport", "user", "watch",
+        "_closed", "_ending", "_held", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
+        "_max_inbox_bytes", "_reading", "_state", "_token", "_waiter",
+        "allowed", "closing", "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost",
+        "outbox", "scope", "session", "signs", "transport", "user", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -91,19 +61,28 @@ class Connection:
         self.scope = scope
         self.transport = transport
         self.max_message = settings.max_message
+        if codec is not None:
+            # An endpoint has no login; a session's client gets the whole of it with the login.
+            self.max_message = min(settings.max_message, settings.max_message_before_login)
         self.form = None if codec is None else form_of(codec, transport.framing)
         self.outbox = Outbox(transport, flusher, settings.max_outbox, self._overflowed)
         self.messages_in = 0
         self.signs = 0
-        """Control frames that came in: together with the messages, the signs of life."""
+        """Whatever else came in: together with the messages, the signs of life."""
+        self.allowed = settings.max_message_burst
+        """Up to how many `messages_in` the client may come; the sweep raises it as time passes."""
         self.watch = Watch()
         self.closing = False
         self.on_lost: Callable[[], None] | None = None
         """Called, once, as soon as the line is gone."""
-        self.correlation_id = correlation_of(self.request.headers, self.id)
+        self.correlation_id = correlation_of(Headers(raw=scope["headers"]), self.id)
         """Ties the log lines about this connection together; from ``X-Request-ID`` or ``traceparent``."""
-        self._inbox: deque[str | bytes] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox: list[str | bytes] = []
+        self._inbox_bytes = 0
+        """Bytes in the inbox behind its first message, which mostly is the only one."""
         self._max_inbox = settings.max_inbox
+        self._max_inbox_bytes = min(settings.max_inbox_bytes, self.max_message)
         self._reading = True
         self._leaving = False
         self._waiter: asyncio.Future[None] | None = None
@@ -205,24 +184,48 @@ class Connection:
         nothing. Raises :exc:`ConnectionClosed` when there will be no more, :exc:`RuntimeError` if another
         task is already waiting.
         """
+        while (message := self.take()) is None:
+            await self.arrival()
+        return message
+
+    def take(self) -> str | bytes | None:
+        """Return the next message if there is one."""
         inbox = self._inbox
-        while not inbox:
-            if self._ending is not None:
-                raise self._closed_error()
-            if self._leaving:
-                self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
-            if self._waiter is not None:
-                raise RuntimeError("Two tasks can't receive from one connection at once; use one for it.")
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        message = inbox.popleft()
-        if not self._reading and not self._leaving and len(inbox) * 2 <= self._max_inbox:
+        if not inbox:
+            return None
+        message = inbox.pop(0)
+        if inbox:
+            self._inbox_bytes -= _size_of(inbox[0])
+        if not self._reading and not self._leaving and self._has_room:
             self._reading = True
             self.transport.resume_reading()
         return message
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return what is done as soon as a message arrives, or the line is gone; await it at once.
+
+        Raises as :meth:`recv` does where there will be no more.
+        """
+        if self._ending is not None:
+            raise self._closed_error()
+        if self._leaving:
+            self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
+        if self._waits:
+            raise RuntimeError("Two tasks can't receive from one connection at once; use one for it.")
+        # Asking for the running loop is as dear as making the future, and happens for each message.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        return self._waiter
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a task waits for a message."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def _has_room(self) -> bool:
+        # Not as soon as one has gone, so that the line isn't stopped and started with each message.
+        return len(self._inbox) * 2 <= self._max_inbox and self._inbox_bytes * 2 <= self._max_inbox_bytes
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield messages until the connection is closed without error (RFC 6455: 1000 or 1001)."""
@@ -265,6 +268,11 @@ class Connection:
             # up, or once it is gone and the loop has not come to tell.
             await asyncio.sleep(0)
 
+    def admit(self, settings: Settings) -> None:
+        """Take messages of the full size from now on: the client is logged in."""
+        self.max_message = settings.max_message
+        self._max_inbox_bytes = settings.max_inbox_bytes
+
     def hold(self) -> None:
         """Keep what the application sends, in `on_connect`, until the client is greeted."""
         self._held = []
@@ -277,10 +285,11 @@ class Connection:
 
     def deliver(self, envelope: Envelope) -> None:
         """Put an envelope into the outbox; nothing happens if the connection is closing."""
+        form = self.form
         if self._held is not None:
             self._held.append(envelope)
-        elif not self.closing and self.form is not None:
-            self.outbox.append(*self.form.chunk(envelope))
+        elif not self.closing and form is not None:
+            self.outbox.append(*form.chunk(envelope))
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close, and wait until the client has closed too or `close_timeout` is over.
@@ -323,19 +332,32 @@ class Connection:
 
     # What the transport tells
 
-    def heard_from(self) -> None:
-        """Note a sign of life that is no message."""
+    def heard_from(self, control_frames: int = 0) -> None:
+        """Note a sign of life that is no message; control frames are counted with the messages."""
         self.signs += 1
+        self.allowed -= control_frames
+        if self.messages_in > self.allowed:
+            self._sent_too_many()
 
     def received(self, message: str | bytes) -> bool:
-        """Take a message; false if the inbox is full and no more may come for now."""
+        """Take a message; false if no more may come for now: the inbox is full, or there were too many.
+
+        What came before one too many is still handled; it and what comes after it are dropped.
+        """
         self.messages_in += 1
+        if self.messages_in > self.allowed:
+            self._sent_too_many()
+            return False
         inbox = self._inbox
+        if inbox:
+            self._inbox_bytes += _size_of(message)
         inbox.append(message)
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-        if len(inbox) < self._max_inbox:
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if len(inbox) < self._max_inbox and self._inbox_bytes < self._max_inbox_bytes:
             return True
         self._reading = False
         self.transport.pause_reading()
@@ -361,6 +383,7 @@ class Connection:
         self.outbox.close()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        self._waiter = None
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         if self.on_lost is not None:
@@ -369,16 +392,18 @@ class Connection:
 
     def shut_down(self) -> None:
         """Leave: the server stops. A message that is being handled is finished first, and those behind it."""
-        if self.form is None or (self._waiter is not None and not self._inbox):
+        if self.form is None or (self._waits and not self._inbox):
             self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
         elif not self.closing:
             self._leaving = True
             self.transport.pause_reading()
 
+    def _sent_too_many(self) -> None:
+        self.start_close(CloseCode.TOO_MANY_MESSAGES, "too many messages")
+
     def _overflowed(self) -> None:
         # What waits would only reach the client long after it is known to be too slow.
-        self.outbox.chunks.clear()
-        self.outbox.size = 0
+        self.outbox.clear()
         self.start_close(CloseCode.TOO_SLOW, "reads too slowly")
 
     async def _raise_if_closed(self) -> None:
@@ -394,3 +419,8 @@ class Connection:
             Close(*sent) if sent else None,
             self._ending.received_first,
         )
+
+
+def _size_of(message: str | bytes) -> int:
+    """Return how many bytes a message may take: of a text with other letters than ASCII, four for each."""
+    return len(message) * 4 if isinstance(message, str) and not message.isascii() else len(message)

@@ -7,8 +7,8 @@ import msgspec
 
 from ..brokers.base import Broker, Entry, Retention
 from ..errors import ConfigurationError, InvalidMessage
-from ..observe.log import fields, logger
-from ..protocol.codecs import JSON, Codec, pack
+from ..observe.log import fields, hide_secrets, logger
+from ..protocol.codecs import JSON, UNREADABLE, Codec, pack
 from ..protocol.envelope import Envelope, Page, Position, Publication
 from ..protocol.messages import Sendable, wire_type_of
 from ..settings import Settings
@@ -22,10 +22,10 @@ from .sweep import Sweep
 class Running:
     """What a hub has only while it runs: the broker, and what stands on it."""
 
-    def __init__(self, broker: Broker, sessions: dict[str, Connection]) -> None:
+    def __init__(self, broker: Broker, sessions: dict[str, Connection], flusher: Flusher) -> None:
         self.broker = broker
         self.presence = Presence(broker)
-        self.subscriptions = Subscriptions(broker, sessions)
+        self.subscriptions = Subscriptions(broker, sessions, flusher)
 
 
 class Hub:
@@ -45,7 +45,9 @@ class Hub:
 
     async def start(self, broker: Broker) -> None:
         """Connect to the broker and begin the heartbeats."""
-        running = Running(broker, self.sessions)
+        # From here on, and not when logging is set up: that may be another program's doing.
+        hide_secrets()
+        running = Running(broker, self.sessions, self.flusher)
         await broker.start(running.subscriptions)
         self._running = running
         self.sweep.start()
@@ -54,13 +56,16 @@ class Hub:
     async def stop(self) -> None:
         """Give everything back to the broker."""
         self.sweep.stop()
-        if self._renewal is not None:
-            self._renewal.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewal
-        if self._running is not None:
-            await self._running.broker.stop()
-        self._running = self._renewal = None
+        try:
+            if self._renewal is not None:
+                self._renewal.cancel()
+                with suppress(asyncio.CancelledError):
+                    await self._renewal
+            if self._running is not None:
+                await self._running.broker.stop()
+        finally:
+            # What fails to stop is not stopped a second time.
+            self._running = self._renewal = None
 
     @property
     def running(self) -> Running:
@@ -89,6 +94,7 @@ class Hub:
         sender: Connection | None = None,
         exclude: Connection | None = None,
         keep: Retention | None = None,
+        conflation_key: str | None = None,
     ) -> Position:
         """Publish a message; see :meth:`hubbub.Room.send`."""
         kind = wire_type_of(type(message))
@@ -98,6 +104,7 @@ class Hub:
             data,
             None if sender is None else sender.name,
             None if exclude is None else exclude.session,
+            conflation_key,
         )
         position = await self.running.broker.publish(
             room,
@@ -129,8 +136,14 @@ class Hub:
         if size is not None and entries:
             entries = _page(entries, since is None, size)
             position = Position(position.epoch, entries[-1].offset or 0)
-        messages = [envelope_of(room, entry, publication_of(entry), codec) for entry in entries]
-        return Page(position.epoch, position.offset, found.complete, messages)
+        messages = []
+        for entry in entries:
+            try:
+                messages.append(envelope_of(room, entry, publication_of(entry), codec))
+            except (ValueError, *UNREADABLE):
+                logger.exception("error", extra=fields(during="reading history", room=room))
+        complete = found.complete and len(messages) == len(entries)
+        return Page(position.epoch, position.offset, complete, messages)
 
 
 BURST = 128

@@ -1,17 +1,18 @@
 """Memberships: a connection joins rooms, catches up with what it missed, and leaves."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ..brokers.base import Entry
 from ..errors import Denied, InvalidMessage
 from ..observe.log import fields, logger
 from ..protocol.codes import ErrorCode
-from ..protocol.envelope import Envelope, Inbox, Member, Position
+from ..protocol.envelope import Inbox, Member, Position
 from .connection import Connection
 from .hub import Hub
 from .room import Room, Rooms
-from .subscriptions import Subscription, chunk_of, publication_of
+from .subscriptions import Subscription, chunk_of, gap, publication_of
 
 REPLAY_PAGE = 100
 """Messages asked of the broker at once in a replay."""
@@ -91,7 +92,7 @@ class Replay:
         ]
         begins = Position(page.position.epoch, page.position.offset - len(page.entries))
         if not page.complete:
-            connection.deliver(Envelope("$gap", room=room, data=begins))
+            connection.deliver(gap(room, begins))
         for entry in entries:
             self._deliver(entry, page.position.epoch)
             # A page may be more than an outbox holds.
@@ -113,12 +114,17 @@ class Replay:
 class Memberships:
     """The rooms a connection is in. `declared` are the rooms that clients may join."""
 
+    __slots__ = ("_by_name", "_connection", "_declared", "_hub", "_inboxes")
+
     def __init__(self, hub: Hub, connection: Connection, declared: Sequence[Rooms], inboxes: Rooms) -> None:
         self._hub = hub
         self._connection = connection
         self._declared = declared
         self._inboxes = inboxes
         self._by_name: dict[str, Membership] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_name)
 
     def of(self, name: str) -> Membership:
         """Return the membership in a room; :exc:`InvalidMessage` if the connection has not joined it."""
@@ -138,6 +144,7 @@ class Memberships:
         connection = self._connection
         known = self._by_name.get(name)
         if known is not None:
+            connection.outbox.release(name)
             known.subscription.remove(connection)
             return Replay(self._hub, connection, known.subscription, since)
         limit = self._hub.settings.max_rooms
@@ -152,7 +159,9 @@ class Memberships:
         try:
             membership = await self._enter(rooms, room, values)
         except BaseException:
-            await self._call_leave_hook(rooms, room, values)
+            # Undo what the join hook did. The client is told of this problem, not of one with that.
+            with self._logged(room):
+                await self._call_leave_hook(rooms, room, values)
             raise
         logger.info("join", extra=fields(connection=connection.id, user=connection.user, room=name))
         return Replay(self._hub, connection, membership.subscription, since)
@@ -171,7 +180,7 @@ class Memberships:
 
     async def _enter(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> Membership:
         subscriptions = self._hub.running.subscriptions
-        subscription = await subscriptions.subscribe(room.name)
+        subscription = await subscriptions.subscribe(room.name, rooms.slow)
         membership = Membership(rooms, room, values, subscription)
         try:
             if rooms.presence:
@@ -220,14 +229,24 @@ class Memberships:
     async def leave_all(self) -> None:
         """Leave every room. What goes wrong in one is logged and does not keep the others."""
         self.detach()
+        cancelled: asyncio.CancelledError | None = None
         for membership in list(self._by_name.values()):
             try:
-                await self._give_back(membership)
-            except Exception:
-                logger.exception(
-                    "error",
-                    extra=fields(connection=self._connection.id, during="leave", room=membership.room.name),
-                )
+                with self._logged(membership.room):
+                    await self._give_back(membership)
+            except asyncio.CancelledError as problem:
+                cancelled = problem  # one hook took too long; the other rooms are left all the same
+        if cancelled is not None:
+            raise cancelled
+
+    @contextmanager
+    def _logged(self, room: Room) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            logger.exception(
+                "error", extra=fields(connection=self._connection.id, during="leave", room=room.name)
+            )
 
     async def _give_back(self, membership: Membership) -> None:
         connection, room = self._connection, membership.room
@@ -243,18 +262,11 @@ class Memberships:
                 logger.info(
                     "leave", extra=fields(connection=connection.id, user=connection.user, room=room.name)
                 )
-                if membership.rooms.leave_hook is not None:
-                    await membership.rooms.leave_hook(connection, room, None, *membership.values)
+                await self._call_leave_hook(membership.rooms, room, membership.values)
 
     async def _call_leave_hook(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> None:
-        """Undo what the join hook did: the room could not be joined after all."""
         if rooms.leave_hook is not None:
-            try:
-                await rooms.leave_hook(self._connection, room, None, *values)
-            except Exception:
-                logger.exception(
-                    "error", extra=fields(connection=self._connection.id, during="leave", room=room.name)
-                )
+            await rooms.leave_hook(self._connection, room, None, *values)
 
     def _find(self, name: str) -> tuple[Rooms, tuple[str, ...]]:
         for rooms in self._declared:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..observe.log import fields, logger
-
-Chunk = object
-"""A payload in the shape that a transport writes: a frame's bytes, or an ASGI event."""
+from .held import Chunk as Chunk
+from .held import Held, HeldMessage
 
 Framing = Callable[[bytes, bool], Chunk]
 """Gives a payload that shape; the flag says whether the message is binary."""
@@ -23,12 +22,12 @@ class Writer(Protocol):
 class Outbox:
     """Chunks for one connection, in order.
 
-    `limit` bounds the bytes that wait here while the transport takes no more. `overflowed` is called when
-    a chunk goes past it.
+    `limit` bounds the bytes that wait here while the transport takes no more. Past it the oldest are dropped
+    of what is held for rooms that say so; `overflowed` is called where that is not enough.
     """
 
     __slots__ = (
-        "_drained", "chunks", "flusher", "limit", "overflowed", "paused", "queued", "size", "writer",
+        "_drained", "_held", "chunks", "flusher", "limit", "overflowed", "paused", "queued", "size", "writer",
         "written",
     )  # fmt: skip
 
@@ -47,32 +46,91 @@ class Outbox:
         """Whether the transport takes no more for now."""
         self.written = 0
         """Messages handed to the transport."""
+        self._held: Held | None = None
         self._drained: asyncio.Future[None] | None = None
 
     def append(self, chunk: Chunk, size: int) -> None:
-        """Put one chunk of `size` bytes behind the others."""
-        fan_out((self,), chunk, size)
+        """Put one chunk of `size` bytes behind the others: what :func:`fan_out` does, for one."""
+        self.chunks.append(chunk)
+        self.size += size
+        if not self.queued:
+            self.queued = True
+            flusher = self.flusher
+            if not flusher.waiting:
+                flusher.schedule()
+            flusher.waiting.append(self)
+        elif self.size > self.limit:
+            self.relieve()
+
+    def relieve(self) -> None:
+        """Get below the limit again if that can be. Much in one turn is no slow reader yet."""
+        # Only what the transport does not take counts.
+        self.flush()
+        if self.size > self.limit:
+            self.make_room()
+
+    def hold(self, message: HeldMessage) -> None:
+        """Keep a room's message, while the transport takes no more, in the way that the room wants.
+
+        It is written after all chunks. So all of such a room's messages have to be held while paused.
+        """
+        if self._held is None:
+            self._held = Held()
+        self.size += self._held.add(message)
+        if self.size > self.limit:
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Get below the limit again."""
+        if self._held is not None:
+            self.size -= self._held.drop(self.size - self.limit)
+        if self.size > self.limit:
+            self.overflowed()
+
+    def forget(self, room: str) -> None:
+        """Drop what is held of a room: its reader is no member any more."""
+        if self._held is not None:
+            self.size -= self._held.take(room).cost
+
+    def release(self, room: str) -> None:
+        """Have what is held of a room wait with all else: its reader joins again, and was told so much."""
+        if self._held is not None:
+            taken = self._held.take(room)
+            self.chunks += taken.chunks()
 
     def flush(self) -> None:
         """Write what waits, unless the transport takes no more."""
         if not self.paused:
             self.queued = False
-            self.write_all()
+            self._write()
 
     def write_all(self) -> None:
         """Write what waits even where the transport would rather take no more, as before a close."""
+        self._release()
+        self._write()
+
+    def _write(self) -> None:
         if self.chunks:
             chunks, self.chunks, self.size = self.chunks, [], 0
             self.written += len(chunks)
             self.writer.write(chunks)
 
+    def _release(self) -> None:
+        # What is held is held while paused only, so that a flush needn't look for it.
+        if self._held is not None:
+            self.chunks += self._held.chunks()
+            self._held = None
+
     def pause(self) -> None:
         """Keep chunks from now on: the transport's own buffer is full."""
         self.paused = self.queued = True
+        self.flusher.paused.add(self)
 
     def resume(self) -> None:
         """Write again: the transport's buffer has room."""
         self.paused = False
+        self.flusher.paused.discard(self)
+        self._release()
         self.flush()
         if not self.paused and self._drained is not None:
             if not self._drained.done():
@@ -87,10 +145,15 @@ class Outbox:
             # Shielded: several may wait for the one future, and one who is cancelled must not end it.
             await asyncio.shield(self._drained)
 
+    def clear(self) -> None:
+        """Drop what waits."""
+        self.chunks.clear()
+        self._held = None
+        self.size = 0
+
     def close(self) -> None:
         """Drop what waits and take nothing more."""
-        self.chunks.clear()
-        self.size = 0
+        self.clear()
         self.writer = _NOWHERE
         self.resume()
 
@@ -110,6 +173,8 @@ class Flusher:
         self.waiting: list[Outbox] = []
         self.turn = 0
         """Counts the turns of the event loop in which something was written."""
+        self.paused: set[Outbox] = set()
+        """Those whose transport takes no more for now: nobody, mostly."""
 
     def schedule(self) -> None:
         """Have :meth:`flush` run in the next turn."""
@@ -145,7 +210,4 @@ def fan_out(outboxes: Iterable[Outbox], chunk: Chunk, size: int) -> None:
                 flusher.schedule()
             flusher.waiting.append(outbox)
     for outbox in overflowing or ():
-        # Much in one turn is no slow reader yet: only what the transport does not take counts.
-        outbox.flush()
-        if outbox.size > outbox.limit:
-            outbox.overflowed()
+        outbox.relieve()

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ..brokers.base import Broker
+from ..brokers.base import Broker, Departure
 from ..protocol.codecs import pack
 from ..protocol.envelope import Member, Publication
 from .connection import Connection
@@ -20,6 +20,8 @@ class Presence:
         self._broker = broker
         self._owed: list[tuple[str, Member, Connection]] = []
         """Those whose leaving could not be told to the broker."""
+        self._departed: list[Departure] = []
+        """Those whose instance is gone, and whose rooms have not been told."""
 
     async def enter(self, room: str, member: Member, connection: Connection) -> None:
         """Note that a connection is in the room; announce the user if it is their first."""
@@ -47,6 +49,12 @@ class Presence:
 
     async def renew(self) -> None:
         """Keep the members of this instance; announce the end of those whose instance is gone."""
+        # First of all: the rest may take long, or fail, and the lease must not run out meanwhile.
+        self._departed += await self._broker.renew()
+        while self._departed:
+            departure = self._departed[-1]
+            await self._announce("$left", departure.room, departure.details, None)
+            self._departed.pop()
         owed, self._owed = self._owed, []
         while owed:
             try:
@@ -54,8 +62,6 @@ class Presence:
             except BaseException:
                 self._owed += owed
                 raise
-        for departure in await self._broker.renew():
-            await self._announce("$left", departure.room, departure.details, None)
 
     async def _announce(self, kind: str, room: str, details: bytes, session: str | None) -> None:
         payload = pack(Publication(kind, msgspec.Raw(details), None, session))

@@ -1,6 +1,6 @@
 """Rooms: what a pattern declares, and the handle through which the application sends to one room."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from ..brokers.base import Retention
 from ..errors import CollisionError, ConfigurationError
@@ -8,6 +8,7 @@ from ..protocol.envelope import Envelope, Member, Position
 from ..protocol.messages import Sendable
 from .callback import CONNECTION, ROOM, Callback, Function
 from .connection import Connection
+from .held import Slow
 from .pattern import Pattern
 from .router import Router
 
@@ -18,6 +19,9 @@ AnyFunction = TypeVar("AnyFunction", bound=Function)
 
 DEFAULT_AGE = 24 * 3600.0
 """Seconds for which a room's history is kept if nothing else is said."""
+
+MAX_KEY = 128
+"""Characters that a key to conflate by may have."""
 
 
 class Room:
@@ -39,23 +43,33 @@ class Room:
         return f"<Room {self.name!r}>"
 
     async def send(
-        self, message: Sendable, *, exclude: Connection | None = None, ephemeral: bool = False
+        self,
+        message: Sendable,
+        *,
+        exclude: Connection | None = None,
+        ephemeral: bool = False,
+        key: str | None = None,
     ) -> Position:
         """Publish to all members, on every instance; return the message's position.
 
         `exclude` is a connection whose session doesn't get it, now or in a replay. With `ephemeral` it
-        reaches who is there now and leaves no trace: for cursors and typing. In a handler, members see the
-        handler's connection as the sender.
+        reaches who is there now and leaves no trace: for cursors and typing. In a room that conflates, a
+        member that reads too slowly is sent only the newest of the messages with the same `key`. In a
+        handler, members see the handler's connection as the sender.
 
-        Raises :exc:`TypeError` for what is no message, :exc:`hubbub.Unavailable` if the broker can't be
-        reached.
+        Raises :exc:`TypeError` for what is no message, :exc:`ConfigurationError` for a `key` in rooms that
+        were not declared with ``slow="conflate"``, :exc:`ValueError` for one that is not 1 to 128
+        characters long, :exc:`hubbub.Unavailable` if the broker can't be reached.
         """
+        if key is not None:
+            self.rooms.check_key(key)
         return await self._hub.publish(
             self.name,
             message,
             sender=self._sender,
             exclude=exclude,
             keep=None if ephemeral else self.rooms.retention,
+            conflation_key=key,
         )
 
     async def members(self) -> list[Member]:
@@ -80,17 +94,30 @@ class Rooms:
     """All rooms whose name is of one pattern. Made by :meth:`hubbub.Hubbub.room`."""
 
     def __init__(
-        self, hub: "Hub", pattern: str, *, history: int, history_age: float, presence: bool, place: str
+        self,
+        hub: "Hub",
+        pattern: str,
+        *,
+        history: int,
+        history_age: float,
+        presence: bool,
+        place: str,
+        slow: Slow = "disconnect",
     ) -> None:
         if history < 0 or history_age <= 0:
             raise ConfigurationError(
                 f"The rooms {pattern!r}: history is a number of messages, at least 0; history_age is "
                 "seconds, more than 0."
             )
+        if slow not in get_args(Slow):
+            raise ConfigurationError(
+                f"The rooms {pattern!r}: slow is one of {', '.join(map(repr, get_args(Slow)))}, not {slow!r}."
+            )
         self._hub = hub
         self.pattern = Pattern(pattern)
         self.retention = Retention(history, history_age)
         self.presence = presence
+        self.slow: Slow = slow
         self.place = place
         self.router = Router(
             f"the rooms {pattern!r}", {Connection: CONNECTION, Room: ROOM}, self.pattern.names
@@ -104,6 +131,16 @@ class Rooms:
     def __call__(self, **names: str | int) -> Room:
         """Return the room with these named parts; :exc:`ValueError` if they don't fit the pattern."""
         return Room(self._hub, self, self.pattern.fill({name: str(value) for name, value in names.items()}))
+
+    def check_key(self, key: str) -> None:
+        """Raise what :meth:`Room.send` raises for a key that can't be."""
+        if self.slow != "conflate":
+            raise ConfigurationError(
+                f"A key conflates messages for slow readers, which {self.pattern.text!r} does not: declare "
+                f'hub.room({self.pattern.text!r}, slow="conflate").'
+            )
+        if not 1 <= len(key) <= MAX_KEY:
+            raise ValueError(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.")
 
     def match(self, name: str) -> tuple[str, ...] | None:
         """Return the values of the pattern's named parts, or None if `name` is no such room.

@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-from msgspec import Raw
-
 from ..errors import CollisionError, InvalidMessage
-from ..protocol.codecs import Codec
 from ..protocol.codes import ErrorCode
 from ..protocol.messages import schema_of
 from .callback import Callback, Function
@@ -14,16 +11,14 @@ from .callback import Callback, Function
 class Handler:
     """A callback for messages of one type."""
 
-    __slots__ = ("callback", "schema")
+    __slots__ = ("callback", "decode", "schema")
 
     def __init__(self, callback: Callback) -> None:
         assert callback.message_class is not None
         self.callback = callback
         self.schema = schema_of(callback.message_class)
-
-    def decode(self, data: Raw, codec: Codec) -> object:
-        """Return the checked message; :exc:`InvalidMessage` says what is wrong where."""
-        return self.schema.decode(data, codec)
+        self.decode = self.schema.decode
+        """Returns the checked message; :exc:`InvalidMessage` says what is wrong where."""
 
 
 class Router:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import anyio.to_thread
 import msgspec
 
 from ..errors import ConfigurationError, ConnectionClosed, Denied, InvalidMessage, Unavailable
@@ -23,10 +24,10 @@ from ..protocol.envelope import (
     Since,
     Welcome,
 )
+from .callback import ends_task
 from .connection import Connection
 from .hub import Hub
 from .membership import Memberships
-from .room import Room
 from .router import Router
 
 Control = TypeVar("Control", bound=msgspec.Struct)
@@ -36,9 +37,16 @@ Authenticate = Callable[[Connection], Awaitable[str | None]]
 
 PONG = Envelope("$pong")
 
+LARGE = 65_536
+"""Bytes, or characters, of a message that is not looked at in one turn of the event loop."""
+
 
 class Session:
     """Reads a connection's messages one at a time, in order, and answers each."""
+
+    __slots__ = (
+        "_authenticate", "_codec", "_connection", "_hub", "_max_depth", "_memberships", "_router", "_shallow",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +60,8 @@ class Session:
         self._hub = hub
         self._connection = connection
         self._codec: Codec = connection.form.codec
+        self._max_depth = hub.settings.max_depth
+        self._shallow = self._codec.shallow(self._max_depth)
         self._router = router
         self._memberships = memberships
         self._authenticate = authenticate
@@ -60,12 +70,22 @@ class Session:
         """Welcome the client and serve its messages until the connection is closed."""
         inbox = await self._memberships.join_inbox()
         self._welcome(inbox)
-        recv, answer = self._connection.recv, self._answer
+        connection = self._connection
+        settle = connection.transport.settle
         try:
             while True:
-                await answer(await recv())
+                while (message := connection.take()) is None:
+                    await connection.arrival()
+                await self._answer(message)
+                del message  # nothing of it is kept while the next one is waited for
+                outbox = connection.outbox
+                if settle is not None and outbox.queued:
+                    await settle(outbox)
+                if outbox.paused:
+                    # Whoever does not read its answers is asked for no more questions.
+                    await outbox.drained()
         except ConnectionClosed:
-            if not self._connection.lost:
+            if not connection.lost:
                 raise
 
     def _welcome(self, inbox: Inbox | None) -> None:
@@ -86,13 +106,28 @@ class Session:
         request: Incoming | None = None
         try:
             request = self._codec.read(message)
-            if request.type.startswith("$"):
+            if len(message) > self._shallow:
+                await self._check_depth(message)
+            if request.type[0] == "$":
                 await self._control(request)
+                return
+            connection = self._connection
+            if request.room is None:
+                handler = self._router.handlers.get(request.type) or self._router.find(request.type)
+                decoded = handler.decode(request.data, self._codec)
+                reply = await handler.callback.begin(connection, None, decoded)
             else:
-                await self._application(request)
+                membership = self._memberships.of(request.room)
+                router = membership.rooms.router
+                handler = router.handlers.get(request.type) or router.find(request.type)
+                decoded = handler.decode(request.data, self._codec)
+                reply = await handler.callback.begin(connection, membership.room, decoded, *membership.values)
+            if request.id is not None:
+                data = msgspec.UNSET if reply is None else reply
+                connection.deliver(Envelope("$ack", request.id, request.room, data=data))
         except InvalidMessage as problem:
             problems = [Problem(path, what) for path, what in problem.problems]
-            self._refuse(request, ERROR_CODES[problem.code], problem.message, problems)
+            self._refuse(request, problem.code, problem.message, problems)
         except Denied as denied:
             self._refuse(request, ErrorCode.DENIED, denied.reason)
         except Unavailable as unavailable:
@@ -103,24 +138,20 @@ class Session:
             self._failed(request)
         except Exception:
             self._failed(request)
-        if self._connection.outbox.paused:
-            # Whoever does not read its answers is asked for no more questions.
-            await self._connection.outbox.drained()
+        except BaseException as problem:
+            # As an application's validator or encoder may raise it.
+            if ends_task(problem):
+                raise
+            self._failed(request)
+
+    async def _check_depth(self, message: str | bytes) -> None:
+        if len(message) > LARGE:
+            # It is looked at byte by byte, perhaps: in a thread, so that others get their turns.
+            await anyio.to_thread.run_sync(self._codec.check_depth, message, self._max_depth)
+        else:
+            self._codec.check_depth(message, self._max_depth)
 
     # What a message asks for
-
-    async def _application(self, request: Incoming) -> None:
-        connection, router = self._connection, self._router
-        room: Room | None = None
-        values: tuple[str, ...] = ()
-        if request.room is not None:
-            membership = self._memberships.of(request.room)
-            router, room, values = membership.rooms.router, membership.room, membership.values
-        handler = router.find(request.type)
-        message = handler.decode(request.data, self._codec)
-        reply = await handler.callback(connection, room, message, *values)
-        if request.id is not None:
-            self._acknowledge(request, msgspec.UNSET if reply is None else reply)
 
     async def _control(self, request: Incoming) -> None:
         control = _CONTROLS.get(request.type)
@@ -208,9 +239,10 @@ class Session:
         self._connection.deliver(Envelope("$ack", id=request.id, room=request.room, data=data))
 
     def _refuse(
-        self, request: Incoming | None, code: ErrorCode, message: str, problems: list[Problem] | None = None
+        self, request: Incoming | None, code: str, message: str, problems: list[Problem] | None = None
     ) -> None:
-        failure = Failure(code, message, code.retry, problems or [])
+        known = ERROR_CODES.get(code)  # the application may have codes of its own
+        failure = Failure(code, message, known is not None and known.retry, problems or [])
         answer = Envelope(
             "$error", id=request.id if request else None, room=request.room if request else None, data=failure
         )

@@ -1,27 +1,39 @@
 """The rooms this process has members of: one subscription each, and the fan-out to the members."""
 
 import asyncio
+import functools
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from ..brokers.base import Broker, Entry
 from ..observe.log import fields, logger
-from ..protocol.codecs import Codec
+from ..protocol.codecs import UNREADABLE, Codec
 from ..protocol.envelope import Envelope, Position, Publication
-from .connection import Connection, Form
-from .outbox import Chunk, Outbox, fan_out
+from .connection import Connection
+from .form import Form
+from .held import HeldMessage, Slow
+from .outbox import Chunk, Flusher, Outbox, fan_out
 
 _unpack = msgspec.msgpack.Decoder(Publication).decode
 
 
+LOST = Publication("", msgspec.Raw())
+"""Stands for what a broker brought and nobody can read: a broker's store may hold anything."""
+
+
 def publication_of(entry: Entry) -> Publication:
-    """Return what was published."""
-    return _unpack(entry.payload)
+    """Return what was published, or :data:`LOST`."""
+    try:
+        return _unpack(entry.payload)
+    except UNREADABLE:
+        return LOST
 
 
 def envelope_of(room: str, entry: Entry, publication: Publication, codec: Codec) -> Envelope:
-    """Return a room message as a client is shown it."""
+    """Return a room message as a client is shown it; :exc:`ValueError` for what is none."""
+    if publication is LOST:
+        raise ValueError(f"The {len(entry.payload)} bytes that the broker brought are no message.")
     return Envelope(
         publication.type,
         room=room,
@@ -37,7 +49,7 @@ def chunk_of(
     """Return a room message in a form, and its size in bytes.
 
     Publishing lets nothing through that a codec can't carry. Should a broker bring such a message all the
-    same, members are told of a gap; of one that was not kept, nothing.
+    same, or what is no message, members are told of a gap; of one that was not kept, nothing.
     """
     try:
         return form.chunk(envelope_of(room, entry, publication, form.codec))
@@ -45,16 +57,22 @@ def chunk_of(
         logger.exception("error", extra=fields(during="encoding", room=room, codec=form.codec.subprotocol))
         if entry.offset is None:
             return None
-        return form.chunk(Envelope("$gap", room=room, data=Position(epoch, entry.offset)))
+        return form.chunk(gap(room, Position(epoch, entry.offset)))
+
+
+def gap(room: str, position: Position) -> Envelope:
+    """Return what tells a member that it has lost messages, up to a position."""
+    return Envelope("$gap", room=room, data=position)
 
 
 class Subscription:
     """A room of which this process has members: where its feed is, and their outboxes by form."""
 
-    __slots__ = ("_moved", "epoch", "forms", "holders", "lock", "name", "offset", "subscribed")
+    __slots__ = ("_moved", "epoch", "forms", "holders", "lock", "name", "offset", "slow", "subscribed")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, slow: Slow) -> None:
         self.name = name
+        self.slow = slow
         self.holders = 0
         """Memberships, those under way included; at none the subscription ends."""
         self.lock = asyncio.Lock()
@@ -78,6 +96,10 @@ class Subscription:
             self._moved.set_result(None)
             self._moved = None
 
+    def skips(self, epoch: str, offset: int) -> bool:
+        """Tell whether the feed is not yet right before that position: what is between is lost."""
+        return offset > self.offset + 1 or epoch != self.epoch
+
     def moved(self) -> asyncio.Future[None]:
         """Return what is done as soon as the feed comes further. It is everybody's: don't cancel it."""
         if self._moved is None:
@@ -90,7 +112,8 @@ class Subscription:
         self.forms.setdefault(connection.form, set()).add(connection.outbox)
 
     def remove(self, connection: Connection) -> None:
-        """Deliver to it no more."""
+        """Deliver to it no more, nor what waits for it in a room that would rather leave something out."""
+        connection.outbox.forget(self.name)
         assert connection.form is not None
         outboxes = self.forms.get(connection.form)
         if outboxes is not None:
@@ -102,19 +125,23 @@ class Subscription:
 class Subscriptions:
     """All subscriptions of a process, each asked of the broker once, however many members it has.
 
-    `sessions` is who is connected, by session id.
+    `sessions` is who is connected, by session id; `flusher` that of their outboxes.
     """
 
-    def __init__(self, broker: Broker, sessions: Mapping[str, Connection]) -> None:
+    def __init__(self, broker: Broker, sessions: Mapping[str, Connection], flusher: Flusher) -> None:
         self._broker = broker
         self._sessions = sessions
+        self._flusher = flusher
         self._by_room: dict[str, Subscription] = {}
 
-    async def subscribe(self, room: str) -> Subscription:
-        """Return the room's subscription with one more holder; the broker is asked once for all of them."""
+    async def subscribe(self, room: str, slow: Slow = "disconnect") -> Subscription:
+        """Return the room's subscription with one more holder; the broker is asked once for all of them.
+
+        `slow` is what the room has done to members that read too slowly.
+        """
         subscription = self._by_room.get(room)
         if subscription is None:
-            subscription = self._by_room[room] = Subscription(room)
+            subscription = self._by_room[room] = Subscription(room, slow)
         subscription.holders += 1
         try:
             if not subscription.subscribed:
@@ -154,17 +181,48 @@ class Subscriptions:
         if subscription is None:
             return
         if entry.offset is not None:
+            if subscription.skips(epoch, entry.offset):
+                subscription.advance(epoch, entry.offset - 1)
+                for form in subscription.forms:
+                    self._spread(subscription, form, form.chunk(gap(room, subscription.position)), told=True)
             subscription.advance(epoch, entry.offset)
         publication = publication_of(entry)
         excluded = None if publication.exclude is None else self._sessions.get(publication.exclude)
-        for form, outboxes in subscription.forms.items():
+        # What a member knows of who is in the room has to be right: of such news it is told the loss too.
+        told = entry.offset is not None or publication.type.startswith("$")
+        for form in subscription.forms:
             chunk = chunk_of(room, epoch, entry, publication, form)
-            if chunk is None:
-                continue
+            if chunk is not None:
+                self._spread(subscription, form, chunk, publication.conflation_key, excluded, told=told)
+
+    def _spread(
+        self,
+        subscription: Subscription,
+        form: Form,
+        chunk: tuple[Chunk, int],
+        key: str | None = None,
+        excluded: Connection | None = None,
+        *,
+        told: bool,
+    ) -> None:
+        """Put a chunk into the outbox of every member of a form but one; `told` is of the chunk's loss."""
+        outboxes, paused = subscription.forms[form], self._flusher.paused
+        if subscription.slow == "disconnect" or paused.isdisjoint(outboxes):
             if excluded is None or excluded.outbox not in outboxes:
                 fan_out(outboxes, *chunk)
             else:
                 fan_out(_others(outboxes, excluded.outbox), *chunk)
+            return
+        slow = paused & outboxes
+        quick = outboxes - slow
+        if excluded is not None:
+            slow.discard(excluded.outbox)
+            quick.discard(excluded.outbox)
+        fan_out(quick, *chunk)
+        lost = functools.partial(form.chunk, gap(subscription.name, subscription.position)) if told else None
+        message = HeldMessage(subscription.name, subscription.slow, key, *chunk, lost)
+        for outbox in slow:
+            outbox.hold(message)
 
     def control(self, payload: bytes) -> None:
         """Take what another instance says to this one: nothing that this version knows of."""

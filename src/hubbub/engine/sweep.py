@@ -11,6 +11,9 @@ from .connection import Connection
 
 PING = Envelope("$ping")
 
+SHORTEST = 0.05
+"""Seconds between two looks at the least, however small the burst that a client may send at once."""
+
 
 class Sweep:
     """Looks at every connection, some times within the shortest of the time-outs.
@@ -29,7 +32,9 @@ class Sweep:
             settings.close_timeout,
             settings.idle_timeout or settings.ping_interval,
         ]
-        self.interval = min(1.0, min(timeouts) / 4)
+        # Who keeps to the rate is not to run out of the burst between two looks.
+        burst = max(settings.max_message_burst / settings.max_message_rate / 2, SHORTEST)
+        self.interval = min(1.0, min(timeouts) / 4, burst)
         """Seconds between two looks: how late a time-out may be noticed."""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -63,6 +68,7 @@ class Sweep:
             if now - watch.closing_since >= settings.close_timeout:
                 connection.transport.abort()
             return
+        self._allow(connection, now)
         if not watch.ready:
             watch.opened = watch.opened or now
             if now - watch.opened >= settings.handshake_timeout:
@@ -94,3 +100,14 @@ class Sweep:
         silent = now - watch.spoke >= settings.ping_interval - self.interval
         if silent and connection.form is not None and not connection.outbox.paused:
             connection.deliver(PING)
+
+    def _allow(self, connection: Connection, now: float) -> None:
+        """Let the client send as many messages more as the time that has passed is worth, up to a burst."""
+        rate, watch = self._settings.max_message_rate, connection.watch
+        most = connection.messages_in + self._settings.max_message_burst
+        if connection.allowed >= most or not watch.refilled:
+            watch.refilled = now
+            return
+        earned = int((now - watch.refilled) * rate)
+        connection.allowed = min(connection.allowed + earned, most)
+        watch.refilled += earned / rate

@@ -1,9 +1,9 @@
 """The ports between a line and the engine: what each side may ask of the other."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from .outbox import Chunk, Framing, Writer
+from .outbox import Chunk, Framing, Outbox, Writer
 
 
 class Ending(NamedTuple):
@@ -24,6 +24,10 @@ class Transport(Writer, Protocol):
     @property
     def pings(self) -> bool:
         """Whether :meth:`ping` asks the client for a sign of life."""
+
+    @property
+    def settle(self) -> Callable[[Outbox], Awaitable[None]] | None:
+        """Writes what waits in an outbox in the caller's task; None where writing takes no task."""
 
     def accept(self, listener: "Listener", subprotocol: str | None) -> Awaitable[None]:
         """Finish the opening handshake; from now on `listener` is told what comes in."""
@@ -53,11 +57,11 @@ class Listener(Protocol):
     max_message: int
     """Size in bytes of the largest message to let in."""
 
-    def heard_from(self) -> None:
-        """Note a sign of life: something arrived, if only a pong."""
+    def heard_from(self, control_frames: int = 0) -> None:
+        """Note a sign of life that is no message: control frames, or a good part of a large message."""
 
     def received(self, message: str | bytes) -> bool:
-        """Take a message; false if it had the transport pause reading, so that no more may come now."""
+        """Take a message; false if it had the transport pause reading or close: no more may come now."""
 
     def pause_writing(self) -> None:
         """Write nothing for now: the transport's buffer is full."""

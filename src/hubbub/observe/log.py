@@ -22,6 +22,13 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 _PLAIN = re.compile(r"[^ \"\\=]+")
 
 
+# A client's token in a target, its name perhaps percent-encoded, and the headers that carry secrets.
+_TOKEN = re.compile(r"((?<!\w)(?:t|%74)(?:o|%6f)(?:k|%6b)(?:e|%65)(?:n|%6e)=)[^&\s#'\"]*", re.IGNORECASE)
+_SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization", "set-cookie"}
+_SERVERS = ("uvicorn.access", "uvicorn.asgi", "uvicorn.error", "websockets.server", "hubbub.native")
+"""Loggers to which a server tells what comes over the line: targets, headers, and frames when debugging."""
+
+
 def fields(**values: object) -> dict[str, object]:
     """Return fields for the ``extra`` of a logging call; those that are None are left out."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}
@@ -47,6 +54,41 @@ class CorrelationFilter(logging.Filter):
         if not hasattr(record, "correlation_id"):
             record.correlation_id = correlation_id.get()
         return True
+
+
+class SecretFilter(logging.Filter):
+    """Takes a client's secrets out of a server's records: tokens, credentials, what frames hold."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace them, let the record pass."""
+        if record.args and not isinstance(record.args, tuple):
+            # What logging makes of a mapping as the only argument.
+            record.msg, record.args = _without_secrets(record.getMessage()), ()
+        elif isinstance(record.args, tuple):
+            name = record.args[0] if record.args else None
+            if isinstance(name, str) and name.lower() in _SECRET_HEADERS:
+                record.args = (name, *["***"] * (len(record.args) - 1))
+            else:
+                record.args = tuple(_without_secrets(value) for value in record.args)
+        return True
+
+
+_secret_filter = SecretFilter()
+
+
+def hide_secrets() -> None:
+    """Keep clients' secrets out of the servers' logs, at whatever level and by whomever they are set up."""
+    for name in _SERVERS:
+        # There once, however often this is called.
+        logging.getLogger(name).addFilter(_secret_filter)
+
+
+def _without_secrets(value: object) -> object:
+    if isinstance(value, str | bytes | dict | list | tuple):
+        return _TOKEN.sub(r"\1***", str(value))
+    # The `websockets` library logs frames with what is in them.
+    opcode = getattr(value, "opcode", None)
+    return value if opcode is None else getattr(opcode, "name", opcode)
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, object]:
