@@ -229,6 +229,26 @@ async def test_a_shutdown_hook_that_fails_is_logged_and_keeps_no_other():
         await rooms().send(Say("x"))
 
 
+async def test_a_broker_that_fails_to_stop_leaves_the_hub_stopped_all_the_same():
+    class Failing(MemoryBroker):
+        async def stop(self) -> None:
+            raise OSError("the store is gone")
+
+    hub, told = Hubbub(broker=Failing()), Told()
+    hub.on_startup(lambda: told("startup"))
+    hub.on_shutdown(lambda: told("shutdown"))
+    await hub.start()
+    with pytest.raises(OSError, match="the store is gone"):
+        await hub.stop()
+    await hub.stop()  # there is nothing left to stop
+    with pytest.raises(ConfigurationError, match="The hub is not started"):
+        await hub.user("ada").send(Say("hello"))
+    await hub.start()
+    assert [await told.next() for _ in range(3)] == ["startup", "shutdown", "startup"]
+    with pytest.raises(OSError, match="the store is gone"):
+        await hub.stop()
+
+
 async def test_connections_that_come_while_it_starts_late_wait_for_the_startup_hooks(serve):
     hub, told, gate = Hubbub(), Told(), Gate()
 
@@ -252,9 +272,10 @@ async def test_connections_that_come_while_it_starts_late_wait_for_the_startup_h
         second = asyncio.create_task(websockets.connect(url).__aenter__())
         await asyncio.sleep(0)
         gate.open()
-        for websocket in await asyncio.gather(first, second):
-            await websocket.close()
+        websockets_open = await asyncio.gather(first, second)
         assert [await told.next() for _ in range(3)] == ["started", "connected", "connected"]
+        for websocket in websockets_open:
+            await websocket.close()
         warnings = [record for record in logs.records if "started without lifespan" in record.getMessage()]
         assert len(warnings) == 1
 

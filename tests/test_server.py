@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from hubbub import ConfigurationError, Hubbub, Message, Settings
-from hubbub.server import find_hub, listen, load, settings_of, url_of
+from hubbub.server import RESERVE, find_hub, listen, load, places_for, settings_of, url_of
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -208,6 +208,47 @@ def test_the_url_says_how_to_reach_the_server(tmp_path):
         assert url_of(listener, Settings()).startswith("http://[::1]:")
 
 
+RAISE = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+from hubbub.server import raise_descriptors
+print(raise_descriptors(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_a_process_is_let_open_as_many_files_as_it_may():
+    # In a process of its own, since the limit is the process's.
+    told = subprocess.run(
+        [sys.executable, "-c", RAISE], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert told.stdout.split() == ["200", "200", "200"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "descriptors", "places"),
+    [(1000, None, 1000), (1000, 1000 + RESERVE, 1000), (1000, 500, 500 - RESERVE), (1000, 10, 1)],
+)
+def test_there_are_no_more_places_than_descriptors_and_the_log_says_so(caplog, wanted, descriptors, places):
+    assert places_for(wanted, descriptors) == places
+    assert ("too few file descriptors" in caplog.text) is (places != wanted)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("allowed_origins", "example.com"), ("allowed_hosts", "https://example.com")]
+)
+def test_an_origin_or_a_host_that_cannot_be_is_told_in_a_sentence(folder, setting, value):
+    process = subprocess.run(
+        [sys.executable, "-m", "hubbub", "serve", "chat:hub", "--port", "0"],
+        env={**os.environ, f"HUBBUB_{setting.upper()}": value},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert process.returncode in (1, 3)
+    assert f"{setting} has '{value}'" in process.stderr.replace("\n", " ")
+    assert "Traceback" not in process.stderr
+
+
 def test_an_error_inside_the_users_module_is_not_hidden(folder):
     (folder / "broken.py").write_text("import nothing_like_this\n")
     with pytest.raises(ModuleNotFoundError, match="nothing_like_this"):
@@ -280,3 +321,15 @@ async def test_a_handler_that_outlives_the_drain_does_not_hold_up_the_stop(start
         served.begin_to_stop()
         assert (await client.closed())[0] in (1006, 1012)
     served.stop()
+
+
+async def test_a_drain_that_fails_is_logged_and_the_server_stops(start, monkeypatch, caplog):
+    hub = Hubbub()
+
+    async def fail() -> None:
+        monkeypatch.undo()  # the stop itself drains, too
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(hub, "drain", fail)
+    start(hub).stop()
+    assert "on purpose" in caplog.text

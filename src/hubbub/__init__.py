@@ -25,7 +25,7 @@ from .protocol.envelope import Envelope, Member, Position
 from .protocol.messages import Message, wire_type
 from .settings import Settings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CloseCode",

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,10 +20,12 @@ from .brokers.base import Broker
 from .engine.callback import CONNECTION, Callback, Function, place_of
 from .engine.connection import Connection
 from .engine.drain import drain
+from .engine.held import Slow
 from .engine.hub import Hub
 from .engine.lifecycle import Hooks, serve_endpoint, serve_session
 from .engine.membership import inbox_of
 from .engine.pattern import Pattern
+from .engine.pending import Pending
 from .engine.room import DEFAULT_AGE, AnyFunction, Room, Rooms
 from .engine.router import Router
 from .engine.transport import Transport
@@ -31,8 +33,11 @@ from .errors import CollisionError, ConfigurationError
 from .observe.log import fields, logger
 from .protocol.codecs import negotiate
 from .settings import Settings
+from .transports.access import Access
+from .transports.admission import CROWDED, Counts, Proxies, Refusal, Refusals
 from .transports.asgi import ASGITransport
-from .transports.native import EXTENSION
+from .transports.native import EXTENSION, WebSocketProtocol
+from .transports.uvicorn import OPENED
 
 Hook = TypeVar("Hook", bound=Function)
 
@@ -66,6 +71,11 @@ class Hubbub:
         self.router = Router("the hub", {Connection: CONNECTION})
         self._broker = broker
         self._hub = Hub(self.settings)
+        self._access = Access(self.settings)
+        self._proxies = Proxies(self.settings)
+        self._counts = Counts(self.settings.max_connections, self.settings.max_connections_per_address)
+        self._pending = Pending(self.settings.max_pending)
+        self._refusals = Refusals()
         self._hooks = Hooks()
         self._inboxes = Rooms(
             self._hub,
@@ -85,12 +95,20 @@ class Hubbub:
     # Declaring
 
     def room(
-        self, pattern: str, *, history: int = 0, history_age: float = DEFAULT_AGE, presence: bool = False
+        self,
+        pattern: str,
+        *,
+        history: int = 0,
+        history_age: float = DEFAULT_AGE,
+        presence: bool = False,
+        slow: Slow = "disconnect",
     ) -> Rooms:
         """Declare the rooms whose name is of a pattern: ``"chat/{name}"``. Clients can join no others.
 
         `history` messages are kept for those who come later or come back, none for longer than
-        `history_age` seconds. With `presence`, members see who is there.
+        `history_age` seconds. With `presence`, members see who is there. A member that reads too `slow` is
+        disconnected and comes back for what it missed, or with ``"drop"`` loses the oldest messages, or with
+        ``"conflate"`` is sent only the newest of the messages with the same key.
 
         Raises :exc:`CollisionError` if a name could be of two patterns.
         """
@@ -101,7 +119,13 @@ class Hubbub:
                 f"The rooms {pattern!r}: names that start with $ are the protocol's own."
             )
         declared = Rooms(
-            self._hub, pattern, history=history, history_age=history_age, presence=presence, place=place
+            self._hub,
+            pattern,
+            history=history,
+            history_age=history_age,
+            presence=presence,
+            place=place,
+            slow=slow,
         )
         for other in self.rooms:
             if declared.pattern.overlaps(other.pattern):
@@ -212,15 +236,19 @@ class Hubbub:
     async def stop(self) -> None:
         """Let the clients go, call the shutdown hooks, leave the broker; nothing if it is not started."""
         if self._started:
-            await self.drain()
-            for hook in reversed(self._shutdown):
+            try:
+                await self.drain()
+                for hook in reversed(self._shutdown):
+                    try:
+                        await _call(hook)
+                    except Exception:
+                        # The other hooks and the broker have something to give back too.
+                        logger.exception("error", extra=fields(during="shutdown", hook=place_of(hook)))
+            finally:
                 try:
-                    await _call(hook)
-                except Exception:
-                    # The other hooks and the broker have something to give back too.
-                    logger.exception("error", extra=fields(during="shutdown", hook=place_of(hook)))
-            await self._hub.stop()
-            self._started = False
+                    await self._hub.stop()
+                finally:
+                    self._started = False
 
     async def drain(self) -> None:
         """Take no new connections and let the present ones go, within the setting `drain`."""
@@ -233,10 +261,24 @@ class Hubbub:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+            admitted = await self._admit(scope, receive, send)
+            if admitted is not None:
+                connection, client, serving = admitted
+                del admitted  # a connection is to hold no more than it needs
+                try:
+                    await serving
+                finally:
+                    self._counts.remove(client)
+                    self._pending.forget(connection)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
+            refusal = self._access.refusal(scope)
+            if refusal is not None:
+                self._log(refusal, scope)
+                answer = PlainTextResponse(refusal.sentence + "\n", refusal.status)
+                await answer(scope, receive, send)
+                return
             await self._http(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -256,33 +298,62 @@ class Hubbub:
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Connection, str | None, Coroutine[object, object, None]] | None:
+        """Return a connection that may be here, the address it counts for and what serves it; or refuse it.
+
+        What serves it is not awaited here: an idle connection is to hold no more frames than it needs.
+        """
+        refusal = self._access.refusal(scope)
+        if refusal is not None:
+            await self._turn_away(refusal, scope, send)
+            return None
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         found = None if path == self.path else self._endpoint(path)
         if path != self.path and found is None:
             await _refuse(scope, send, 404, f"There is no WebSocket at {path}.\n")
-            return
+            return None
         if self._draining:
             await _refuse(scope, send, 503, "The server restarts; come back in a moment.\n")
-            return
+            return None
         await self._start_late()
-        native: Transport | None = scope.get("extensions", {}).get(EXTENSION)
+        native: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
         transport: Transport = native or ASGITransport(receive, send)
-        flusher = self._hub.flusher
+        codec, subprotocol = (None, None) if found is not None else negotiate(scope["subprotocols"])
+        connection = Connection(scope, transport, self._hub.flusher, self.settings, codec)
+        connection.watch.opened = native.opened if native else _opened(scope)
+        client = self._proxies.counted_client(scope)
+        refusal = self._counts.add(client)
+        if refusal is None and codec is not None and not self._pending.admit(connection):
+            self._counts.remove(client)
+            refusal = CROWDED
+        if refusal is not None:
+            await self._turn_away(refusal, scope, send)
+            return None
         if found is not None:
-            connection = Connection(scope, transport, flusher, self.settings, None)
-            await serve_endpoint(self._hub, connection, *found)
-        else:
-            codec, subprotocol = negotiate(scope["subprotocols"])
-            await serve_session(
+            return connection, client, serve_endpoint(self._hub, connection, *found)
+        return (
+            connection,
+            client,
+            serve_session(
                 self._hub,
-                Connection(scope, transport, flusher, self.settings, codec),
+                connection,
                 subprotocol,
                 hooks=self._hooks,
                 router=self.router,
                 rooms=self.rooms,
                 inboxes=self._inboxes,
-            )
+            ),
+        )
+
+    async def _turn_away(self, refusal: Refusal, scope: Scope, send: Send) -> None:
+        self._log(refusal, scope)
+        await _refuse(scope, send, refusal.status, refusal.sentence + "\n", refusal.headers)
+
+    def _log(self, refusal: Refusal, scope: Scope) -> None:
+        client = scope.get("client")
+        self._refusals.log(refusal, client[0] if client else None)
 
     def _endpoint(self, path: str) -> tuple[Callback, tuple[str, ...]] | None:
         for endpoint in self.endpoints:
@@ -309,6 +380,11 @@ class Hubbub:
         return PlainTextResponse("not ready\n", 503)
 
 
+def _opened(scope: Scope) -> float:
+    since: float = scope.get("extensions", {}).get(OPENED, {}).get("since", 0.0)
+    return since
+
+
 async def _call(hook: Function) -> None:
     if inspect.iscoroutinefunction(hook):
         await hook()
@@ -316,10 +392,15 @@ async def _call(hook: Function) -> None:
         await anyio.to_thread.run_sync(hook)
 
 
-async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
+async def _refuse(
+    scope: Scope,
+    send: Send,
+    status: int,
+    text: str,
+    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"text/plain; charset=utf-8"),),
+) -> None:
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": text.strip()})
         return
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.start", "status": status, "headers": list(headers)})
     await send({"type": "websocket.http.response.body", "body": text.encode()})

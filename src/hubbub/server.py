@@ -4,6 +4,7 @@ import asyncio
 import functools
 import importlib
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -24,27 +25,45 @@ from .app import Hubbub
 from .errors import ConfigurationError
 from .observe.log import configure, fields, logger
 from .settings import Settings
-from .transports.http import Handshakes, HTTPProtocol, HTTPState
+from .transports.admission import Forwarded, Proxies, Waiting
+from .transports.http import MAX_LINGERING, HTTPProtocol, HTTPState
 from .transports.native import WebSocketProtocol
+from .transports.tls import TLSListener
+from .transports.uvicorn import LimitedProtocol
 from .workers import Workers
 
 __all__ = ["Server", "WebSocketProtocol", "load", "run", "serve"]
 
 
-class Server(uvicorn.Server):
-    """Serves one process. A first signal drains, a second one ends it at once."""
+RESERVE = 32 + MAX_LINGERING
+"""File descriptors that are left for the application, log files and connections that are being refused."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        super().__init__(config_for(app, settings))
+
+class Server(uvicorn.Server):
+    """Serves one process. A first signal drains, a second one ends it at once.
+
+    `descriptors` is how many files the process may have open, if that may limit the connections.
+    """
+
+    server_state: HTTPState
+
+    def __init__(self, app: ASGIApp, settings: Settings, descriptors: int | None = None) -> None:
+        state = HTTPState(settings, places_for(settings.max_connections, descriptors))
+        super().__init__(config_for(app, settings, state.proxies))
         self._hub = find_hub(app)
-        self._handshakes = Handshakes(settings.handshake_timeout)
-        self.server_state = HTTPState(self._handshakes)
+        self.server_state = state
         self._drain = settings.drain
         self._taken: set[int] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and the hub in it even where the host's lifespan does not."""
-        await super().startup(sockets)
+        tls = self.config.ssl
+        await super().startup([] if tls and sockets else sockets)
+        if tls and sockets:
+            for listener in sockets:
+                server = TLSListener(listener, tls, self.server_state, self._after_tls)
+                server.start(self.config.backlog)
+                self.servers.append(server)  # type: ignore[arg-type]  # of which uvicorn uses what it has
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
         if self._hub is not None:
@@ -55,9 +74,12 @@ class Server(uvicorn.Server):
                 sys.exit(STARTUP_FAILURE)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the handshakes, ten times a second."""
-        self._handshakes.expire(asyncio.get_running_loop().time())
+        """Look after those that have to get on, ten times a second."""
+        self.server_state.expire(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+    def _after_tls(self, handshake: Waiting) -> HTTPProtocol:
+        return HTTPProtocol(self.config, self.server_state, self.lifespan.state, admitted=handshake)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, let the clients go, stop."""
@@ -67,6 +89,7 @@ class Server(uvicorn.Server):
             server.close()
         if self._hub is not None:
             drain = asyncio.create_task(self._hub.drain(), name="hubbub: drain")
+            drain.add_done_callback(_tell)
             while not (drain.done() or self.force_exit):
                 await asyncio.wait([drain], timeout=0.1)
             drain.cancel()
@@ -96,6 +119,11 @@ class Server(uvicorn.Server):
         self.force_exit = sig in self._taken
         self._taken.add(sig)
         self.should_exit = True
+
+
+def _tell(drain: asyncio.Task[None]) -> None:
+    if not drain.cancelled() and (problem := drain.exception()) is not None:
+        logger.error("error", exc_info=problem, extra=fields(during="letting the clients go"))
 
 
 def load(target: str) -> ASGIApp:
@@ -224,7 +252,35 @@ def serve(target: str) -> None:
 
 def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve an application in this process, on sockets that listen already."""
-    Server(app, settings).run(sockets)
+    Server(app, settings, raise_descriptors()).run(sockets)
+
+
+def raise_descriptors() -> int:
+    """Let this process open as many files as it may be let; return how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # not where the system knows a lower limit; the soft one holds
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def places_for(max_connections: int, descriptors: int | None) -> int:
+    """Return for how many connections there are file descriptors, of those that are wanted."""
+    if descriptors is None or max_connections + RESERVE <= descriptors:
+        return max_connections
+    places = max(1, descriptors - RESERVE)
+    logger.warning(
+        "too few file descriptors for max_connections: raise the limit (ulimit -n, LimitNOFILE= in systemd) "
+        "or lower the setting",
+        extra=fields(
+            max_connections=max_connections,
+            descriptors=descriptors,
+            needed=max_connections + RESERVE,
+            connections=places,
+        ),
+    )
+    return places
 
 
 def _serve_again(target: str, sockets: list[socket.socket]) -> None:
@@ -235,24 +291,27 @@ def _serve_again(target: str, sockets: list[socket.socket]) -> None:
     run(app, settings, sockets)
 
 
-def config_for(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def config_for(app: ASGIApp, settings: Settings, proxies: Proxies) -> uvicorn.Config:
     """Return uvicorn's configuration; :exc:`ConfigurationError` for TLS files that can't be used."""
     config = uvicorn.Config(
-        app,
+        Forwarded(app, proxies),
+        interface="asgi3",
         host=settings.host,
         port=settings.port,
         uds=settings.uds,
         workers=settings.workers,
         reload=settings.reload,
         http=HTTPProtocol,
-        ws=WebSocketProtocol if settings.native else "websockets-sansio",
+        ws=functools.partial(  # type: ignore[arg-type]
+            WebSocketProtocol if settings.native else LimitedProtocol, settings=settings
+        ),
         ws_max_size=settings.max_message,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
+        ws_per_message_deflate=settings.compression,
         backlog=settings.backlog,
         root_path=settings.root_path,
-        proxy_headers=settings.proxy_headers,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
+        proxy_headers=False,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_keyfile_password=settings.ssl_keyfile_password,

@@ -377,7 +377,6 @@ def test_only_so_many_messages_wait_for_the_connection(server: Server, open_wind
     expect(ada.detail).to_contain_text("no more can be kept")
 
     gate.open = True
-    ada.page.get_by_role("button", name="Try now").click()
     expect(ada.said).to_have_text(texts, timeout=RECONNECTED)
 
 

@@ -1,4 +1,5 @@
 // Sends texts and binaries of the sizes given to an endpoint that echoes, first each for itself, then all at once.
+// What it offers for compression may be given too.
 "use strict";
 
 const crypto = require("node:crypto");
@@ -10,9 +11,9 @@ async function same(socket, sent) {
   return typeof sent === "string" ? received === sent : received.equals(sent);
 }
 
-run(async (url, sizes) => {
+run(async (url, sizes, perMessageDeflate = "true") => {
   const messages = JSON.parse(sizes).flatMap((size) => ["é".repeat(size / 2), crypto.randomBytes(size)]);
-  const socket = connect(url);
+  const socket = connect(url, [], { perMessageDeflate: JSON.parse(perMessageDeflate) });
   await socket.opened;
   const one_by_one = [];
   for (const message of messages) {

@@ -254,9 +254,10 @@ async def test_a_client_that_is_gone_before_the_handshake_is_a_closed_connection
     assert server.sent.empty()
 
 
-async def test_a_client_that_is_gone_during_the_handshake_is_a_closed_connection():
+@pytest.mark.parametrize("problem", [OSError("gone"), RuntimeError("Unexpected ASGI message")])
+async def test_a_client_that_is_gone_during_the_handshake_is_a_closed_connection(problem):
     async with served() as (server, endpoint):
-        server.sending = OSError("gone")
+        server.sending = problem
         server.client({"type": "websocket.connect"})
         assert (await endpoint.endings.get()).code == 1006
 

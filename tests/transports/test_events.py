@@ -4,9 +4,11 @@ Where a test takes `start`, uvicorn's own protocol is held to the same, so that 
 one to the other.
 """
 
+import asyncio
 import logging
 import queue
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from starlette.applications import Starlette
@@ -16,9 +18,9 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 from websockets.exceptions import ProtocolError
 
-from hubbub.transports import events
+from hubbub import Settings
 from transports.applications import accepting, application
-from transports.raw import BINARY, CLOSE, FIN, Line, closing, dial, masked, request, text
+from transports.raw import BINARY, CLOSE, FIN, PING, PONG, UPGRADE, Line, closing, dial, masked, request, text
 
 ARRIVES_WITHIN = 10.0
 
@@ -153,14 +155,98 @@ def test_a_response_that_can_t_be_sent_is_a_500(serve):
         assert line.response().status == 500
 
 
-def test_an_accept_that_can_t_be_sent_ends_the_line(serve):
+@pytest.mark.parametrize(
+    "accept",
+    [
+        {"headers": [("text", "where bytes belong")]},
+        {"headers": [(b"x-mine", b"1\r\nset-cookie: theirs=1")]},
+        {"headers": [(b"x-mine: 1\r\nset-cookie", b"theirs=1")]},
+        {"headers": [(b"x-mine", b"a\0b")]},
+        {"headers": [(b"", b"1")]},
+        {"headers": [(b"Sec-WebSocket-Extensions", b"permessage-deflate")]},
+        {"headers": [(b"sec-websocket-protocol", b"a")]},
+        {"headers": [(b"content-length", b"0")]},
+        {"subprotocol": "a\r\nset-cookie: theirs=1"},
+        {"subprotocol": "not offered"},
+        {"subprotocol": ""},
+    ],
+    ids=[
+        "text", "value with a line", "name with a line", "NUL", "no name", "extensions", "protocol", "length",
+        "subprotocol with a line", "subprotocol not offered", "empty subprotocol",
+    ],
+)  # fmt: skip
+def test_an_accept_that_can_t_be_sent_is_a_500_and_nothing_of_it_is_sent(serve, accept):
     @application
     async def app(scope, receive, send):
-        await send({"type": "websocket.accept", "headers": [("text", "where bytes belong")]})
+        await send({"type": "websocket.accept", **accept})
+
+    with dial(serve(app)) as line:
+        line.send(request("/", *UPGRADE, "Sec-WebSocket-Protocol: a, b"))
+        response = line.response()
+        assert response.status == 500
+        assert not {"set-cookie", "x-mine"} & set(response.headers)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(b"x-mine", b"1\r\nset-cookie: theirs=1"), (b"x\r\ny", b""), (b"transfer encoding", b"chunked")],
+)
+def test_a_refusal_s_headers_that_are_none_are_a_500(serve, header):
+    @application
+    async def app(scope, receive, send):
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": [header]})
+        await send({"type": "websocket.http.response.body", "body": b""})
 
     with dial(serve(app)) as line:
         line.send(request("/"))
+        response = line.response()
+        assert response.status == 500
+        assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize("early", [b"", b"z" * 50_000], ids=["nothing", "what is no frame"])
+def test_a_refusal_is_no_error_of_the_server_whatever_came_behind_the_handshake(start, caplog, early):
+    @application
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    served = start(app)
+    with dial(served) as line:
+        line.send(request("/") + early)
+        assert line.response().status == 401
+    served.stop()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_what_comes_behind_the_handshake_is_read_once_it_is_accepted(start):
+    @accepting
+    async def app(scope, receive, send):
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+
+    with dial(start(app)) as line:
+        line.send(request("/") + text("early"))
+        assert line.response().status == 101
+        assert line.message() == "early"
+
+
+def test_what_is_no_frame_behind_the_handshake_is_told_once_it_is_accepted(start, caplog):
+    endings = queue.Queue()
+
+    @accepting
+    async def app(scope, receive, send):
+        endings.put(await receive())
+
+    served = start(app)
+    with dial(served) as line:
+        line.send(request("/") + b"z" * 100)
+        assert line.response().status == 101
+        assert line.close_frame()[0] == 1002
         assert line.rest() == b""
+    assert endings.get(timeout=ARRIVES_WITHIN)["code"] == 1002
+    served.stop()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 # Events in their order
@@ -349,6 +435,18 @@ def test_an_application_that_fails_closes_its_connection_with_1011(serve, caplog
     assert "LookupError: of the application" in caplog.text
 
 
+def test_an_application_that_awaits_what_it_cancelled_has_failed_like_any_other(serve, caplog):
+    @accepting
+    async def app(scope, receive, send):
+        own = asyncio.create_task(asyncio.Event().wait())
+        own.cancel()
+        await own
+
+    with dial(serve(app), "/") as line:
+        assert line.close_frame() == (1011, "")
+    assert "CancelledError" in caplog.text
+
+
 def test_a_connection_is_closed_with_1000_when_the_application_returns(serve):
     @accepting
     async def app(scope, receive, send):
@@ -377,19 +475,54 @@ def test_a_close_that_can_t_be_sent_is_an_error_of_the_application(serve, code, 
 
 
 @pytest.mark.parametrize("code", [1000, 4000])
-def test_a_client_that_does_not_answer_a_close_is_cut_off_in_time(serve, monkeypatch, code):
-    monkeypatch.setattr(events, "CLOSE_TIMEOUT", 0.1)
-
+def test_a_client_that_does_not_answer_a_close_is_cut_off_in_time(serve, code):
     @accepting
     async def app(scope, receive, send):
         await send({"type": "websocket.close", "code": code})
 
-    with dial(serve(app), "/") as line:
+    with dial(serve(app, Settings(close_timeout=0.1)), "/") as line:
         assert line.close_frame() == (code, "")
         assert line.rest() == b""
 
 
-def test_a_client_that_stays_after_it_broke_the_protocol_is_cut_off_in_time(serve, monkeypatch):
-    monkeypatch.setattr(events, "CLOSE_TIMEOUT", 0.1)
-    ending = ending_of(serve, lambda line: line.send(masked(FIN | 0x3)))
+def test_a_client_that_stays_after_it_broke_the_protocol_is_cut_off_in_time(serve):
+    ending = ending_of(partial(serve, close_timeout=0.1), lambda line: line.send(masked(FIN | 0x3)))
     assert ending["code"] == 1002
+
+
+# The keepalive
+
+
+def waiting(seen: queue.Queue):
+    @accepting
+    async def app(scope, receive, send):
+        event = await receive()
+        while event["type"] == "websocket.receive":
+            event = await receive()
+        seen.put(event)
+
+    return app
+
+
+def test_a_silent_client_is_pinged_and_stays_as_long_as_it_answers(start):
+    seen = queue.Queue()
+    with dial(start(waiting(seen), ping_interval=0.05, ping_timeout=10), "/") as line:
+        for _ in range(3):
+            first, payload = line.frame()
+            assert first == FIN | PING
+            line.send(masked(FIN | PONG, payload))
+        line.send(closing(1000))
+        assert seen.get(timeout=ARRIVES_WITHIN)["code"] == 1000
+
+
+def test_a_client_that_does_not_answer_a_ping_is_let_go(start):
+    seen = queue.Queue()
+    served = start(waiting(seen), ping_interval=0.05, ping_timeout=0.1, close_timeout=0.1)
+    with dial(served, "/") as line, dial(served, "/") as other:
+        for each in (line, other):
+            assert each.frame()[0] == FIN | PING
+            assert each.close_frame() == (1011, "keepalive ping timeout")
+            assert each.rest() == b""
+    for _ in range(2):
+        # uvicorn's own protocol tells no more than that there was no code from the client.
+        assert seen.get(timeout=ARRIVES_WITHIN)["code"] in (1005, 1011)

@@ -5,6 +5,7 @@ import threading
 import anyio.to_thread
 import pytest
 
+from hubbub import Hubbub
 from hubbub.transports.handshake import Handshake, read_handshake, refusal
 from transports.raw import ACCEPT, FIN, KEY, PING, PONG, dial, masked, request, text
 
@@ -14,12 +15,34 @@ WITHOUT = {
     "the key": ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
     "the version": ("Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {KEY}"),
 }
+# fmt: off
 WRONG = {
     "a key that is no base64": ("Sec-WebSocket-Key: ***", "Sec-WebSocket-Version: 13"),
     "a key of another length": ("Sec-WebSocket-Key: AAAA", "Sec-WebSocket-Version: 13"),
     "two keys": (f"Sec-WebSocket-Key: {KEY}", f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13"),
-    "version 8": (f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 8"),
+    "two versions": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8",
+    ),
+    "a subprotocol with a control character": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: a\tb",
+    ),
+    "a subprotocol that is no token": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: a b",
+    ),
+    "an empty subprotocol": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: ",
+    ),
+    "an extension that is no token": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Extensions: a/b",
+    ),
+    "an extension's parameter without a value": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Extensions: a; b=",
+    ),
+    "an extension's value that is no token": (
+        f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", 'Sec-WebSocket-Extensions: a; b="c d"',
+    ),
 }
+# fmt: on
 
 
 def test_a_good_handshake_is_answered_as_rfc_6455_has_it(line):
@@ -68,6 +91,20 @@ def test_a_handshake_with_a_wrong_value_is_answered_400(line, headers):
     assert response.status == 400
     assert "Sec-WebSocket" in line.read(int(response.headers["content-length"])).decode()
     assert line.rest() == b""
+
+
+@pytest.mark.parametrize("version", ["8", "7, 13", "014", "13.0", "+13"])
+def test_another_version_is_answered_426_with_the_one_there_is(serve, version):
+    """RFC 6455 section 4.2.2; uvicorn's own protocol says 400."""
+    with dial(serve(Hubbub())) as line:
+        headers = (f"Sec-WebSocket-Key: {KEY}", f"Sec-WebSocket-Version: {version}")
+        line.send(request("/", "Upgrade: websocket", "Connection: Upgrade", *headers))
+        response = line.response()
+        assert response.status == 426
+        assert response.headers["sec-websocket-version"] == "13"
+        assert response.headers["upgrade"] == "websocket"
+        line.read(int(response.headers["content-length"]))
+        assert line.rest() == b""
 
 
 def test_another_method_than_get_is_answered_405(line):
@@ -163,6 +200,12 @@ def test_subprotocols_of_several_headers_are_one_list():
     assert handshake.subprotocols == ["a", "b", "c"]
 
 
+def test_empty_elements_of_a_list_of_subprotocols_count_for_nothing():
+    handshake = read_handshake(whole("/", "sec-websocket-protocol: , a,, b ,"))
+    assert isinstance(handshake, Handshake)
+    assert handshake.subprotocols == ["a", "b"]
+
+
 def test_one_handshake_says_nothing_to_the_next():
     first = read_handshake(whole("/", "origin: https://one.example", "sec-websocket-protocol: a"))
     second = read_handshake(whole("/"))
@@ -188,12 +231,12 @@ def test_a_handshake_is_refused_426_where_it_is_no_upgrade():
 
 
 def test_the_response_carries_the_subprotocol_and_further_headers():
-    handshake = read_handshake(whole("/"))
+    handshake = read_handshake(whole("/", "sec-websocket-protocol: hubbub.v1.json"))
     assert isinstance(handshake, Handshake)
-    assert handshake.response("hubbub.v1.json", [(b"set-cookie", b"a=1")]) == (
+    assert handshake.response("hubbub.v1.json", [(b"set-cookie", b"a=1")], [(b"server", b"x")]) == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + ACCEPT.encode() + b"\r\n"
-        b"Sec-WebSocket-Protocol: hubbub.v1.json\r\nset-cookie: a=1\r\n\r\n"
+        b"Sec-WebSocket-Protocol: hubbub.v1.json\r\nset-cookie: a=1\r\nserver: x\r\n\r\n"
     )
 
 

@@ -1,14 +1,19 @@
 """Plain HTTP beside the WebSockets, and the time that a client has for its first request."""
 
+import asyncio
 import socket
+import threading
 
 import pytest
 
+from conftest import Served
 from hubbub import Hubbub
-from hubbub.transports.http import Handshakes
+from hubbub.transports import http
+from hubbub.transports.http import HTTPProtocol
 from transports.raw import Line, dial, request, text
 
 SOON = 0.2
+MORE_THAN_A_SOCKET_TAKES = 30_000_000
 
 
 def body_of(line: Line) -> tuple[int, str]:
@@ -52,7 +57,7 @@ def test_a_silent_socket_is_let_go_with_408_in_time(serve):
         response = line.response()
         assert (response.status, response.phrase) == (408, "Request Timeout")
         assert response.headers["connection"] == "close"
-        assert line.rest() == b""
+        assert line.rest() == b"The request took too long to arrive.\n"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_a_silent_socket_is_let_go_with_408_in_time(serve):
 def test_a_part_of_a_request_is_let_go_with_408_in_time(serve, part):
     with dial(serve(echoing(), handshake_timeout=SOON)) as line:
         line.send(part)
-        assert line.response().status == 408
+        assert body_of(line) == (408, "The request took too long to arrive.\n")
         assert line.rest() == b""
 
 
@@ -117,7 +122,7 @@ def test_a_request_in_time_ends_the_wait_for_the_connection(serve):
 
 def test_a_client_that_left_is_not_waited_for(serve):
     served = serve(Hubbub(), handshake_timeout=60)
-    waiting = served.server.server_state.handshakes.waiting
+    waiting = served.server.server_state.heads.waiting
     with dial(served) as line:
         line.send(b"GET / HT")
         # Connections are accepted in their order: once a later one is served, this one is known too.
@@ -133,22 +138,127 @@ def test_a_client_that_left_is_not_waited_for(serve):
     assert not waiting
 
 
-class Silent:
-    def __init__(self) -> None:
-        self.expired = False
+def gone(served: Served) -> None:
+    """Wait until the server has noticed that nobody is there; each look is a connection."""
+    while len(served.server.server_state.places):
+        with dial(served) as probe:
+            probe.send(request("/healthz", "Accept: */*", "Connection: close"))
+            probe.rest()
 
-    def expire(self) -> None:
-        self.expired = True
+
+def site(page):
+    """An application that answers for a page as it likes, with a hub for everything else."""
+    hub = echoing()
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http" and scope["path"] == "/page":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await page(send)
+        else:
+            await hub(scope, receive, send)
+
+    return app
 
 
-def test_only_those_are_let_go_whose_time_is_over():
-    handshakes = Handshakes(timeout=10)
-    early, late = Silent(), Silent()
-    handshakes.waiting[early] = 100.0
-    handshakes.waiting[late] = 101.0
-    handshakes.expire(100.5)
-    assert (early.expired, late.expired) == (True, False)
-    assert list(handshakes.waiting) == [late]
-    handshakes.expire(101.0)
-    assert late.expired
-    assert not handshakes.waiting
+async def long(send):
+    await send({"type": "http.response.body", "body": bytes(MORE_THAN_A_SOCKET_TAKES)})
+
+
+async def streamed(send):
+    for _ in range(MORE_THAN_A_SOCKET_TAKES // 100_000):
+        await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def broken(send):
+    await send({"type": "http.response.body", "body": bytes(MORE_THAN_A_SOCKET_TAKES), "more_body": True})
+    raise ZeroDivisionError("on purpose")
+
+
+def test_a_websocket_is_refused_while_an_answer_on_its_connection_is_not_read(start, monkeypatch):
+    monkeypatch.setattr(http, "LINGER", 60)
+    with dial(start(site(long))) as line:
+        line.send(request("/page", "Accept: */*"))
+        assert line.response().status == 200
+        # The answer is written as a whole, and waits for the client.
+        line.send(request("/echo"))
+        refusal = line.rest()[-1000:]
+        assert b"HTTP/1.1 400 " in refusal
+        assert refusal.endswith(b"Wait for the answer before you ask for a WebSocket.\n")
+
+
+def test_a_websocket_may_follow_a_long_answer_that_was_read(start):
+    with dial(start(site(long))) as line:
+        line.send(request("/page", "Accept: */*"))
+        assert line.response().headers["transfer-encoding"] == "chunked"
+        size = len(f"{MORE_THAN_A_SOCKET_TAKES:x}\r\n\r\n") + MORE_THAN_A_SOCKET_TAKES
+        line.read(size + len("0\r\n\r\n"))
+        line.open()
+        line.send(text("there"))
+        assert line.message() == "there"
+
+
+@pytest.mark.parametrize("page", [long, streamed, broken])
+@pytest.mark.parametrize("header", ["Connection: close", "Connection: keep-alive"])
+def test_who_does_not_read_an_answer_is_let_go(serve, page, header, caplog):
+    served = serve(site(page), handshake_timeout=SOON)
+    with dial(served) as line:
+        line.send(request("/page", header))
+        assert line.response().status == 200
+        gone(served)
+    assert not served.server.server_state.unread.waiting
+    assert [
+        record.fields["because"]
+        for record in caplog.records
+        if record.name == "hubbub" and "refused" in record.message
+    ] == ["unread answer"]
+
+
+@pytest.mark.parametrize("header", ["Connection: close", "Connection: keep-alive"])
+def test_who_reads_an_answer_slowly_may_take_its_time(serve, header):
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def page(send):
+        loops.append(asyncio.get_running_loop())
+        await long(send)
+
+    served = serve(site(page), handshake_timeout=60)
+    state = served.server.server_state
+
+    def look() -> None:
+        looked = threading.Event()
+
+        def expire() -> None:
+            # As if the time until the next look were over.
+            state.unread.expire(loops[0].time() + 61)
+            looked.set()
+
+        loops[0].call_soon_threadsafe(expire)
+        assert looked.wait(10)
+
+    with dial(served) as line:
+        line.send(request("/page", header))
+        assert line.response().status == 200
+        look()
+        line.read(MORE_THAN_A_SOCKET_TAKES * 3 // 4)
+        look()
+        assert len(state.places) == 1
+        line.read(MORE_THAN_A_SOCKET_TAKES // 4)
+
+
+def test_trouble_with_ending_one_connection_does_not_end_the_server(serve, monkeypatch, caplog):
+    tried = threading.Semaphore(0)
+
+    def fail(self, crowded):
+        tried.release()
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(HTTPProtocol, "expire", fail)
+    served = serve(Hubbub(), handshake_timeout=SOON)
+    for _ in range(2):
+        with dial(served):
+            assert tried.acquire(timeout=10)
+    with dial(served) as line:
+        line.send(request("/healthz", "Accept: */*"))
+        assert body_of(line) == (200, "alive\n")
+    assert "on purpose" in caplog.text

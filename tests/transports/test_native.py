@@ -1,7 +1,9 @@
 """The native transport: one write for each turn, pings and time-outs, TLS and Unix domain sockets."""
 
 import asyncio
+import logging
 import queue
+import select
 import shutil
 import ssl
 import subprocess
@@ -12,7 +14,9 @@ import pytest
 import websockets
 
 from hubbub import Connection, ConnectionClosed, ConnectionClosedError, Hubbub, Settings
+from hubbub.engine.transport import Ending
 from hubbub.transports.native import WebSocketProtocol
+from transports.applications import application
 from transports.raw import CONTINUATION, FIN, PING, PONG, TEXT, Line, closing, dial, masked, request, text
 
 ARRIVES_WITHIN = 10.0
@@ -145,6 +149,67 @@ def test_a_client_that_does_not_answer_a_close_is_cut_off_in_time(serve, still_s
         assert endings.get(timeout=ARRIVES_WITHIN) == (4000, "bye", True)
 
 
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_client_that_stays_after_both_have_closed_is_cut_off_in_time(serve, first):
+    hub, endings = receiving(Settings(close_timeout=0.1))
+
+    @hub.endpoint("/close")
+    async def close(connection: Connection) -> None:
+        await connection.close(4000)
+
+    served = serve(hub)
+    with dial(served, "/receive" if first == "client" else "/close") as line:
+        if first == "client":
+            line.send(closing(4000))
+        assert line.close_frame() == (4000, "")
+        if first == "server":
+            line.send(closing(4000))
+        else:
+            assert endings.get(timeout=ARRIVES_WITHIN).rcvd.code == 4000, "told without waiting for that"
+        assert line.rest() == b"", "the server's half is closed"
+        # The other half takes what is sent, until it is cut off; then sending is an error.
+        cut_off = select.poll()
+        cut_off.register(line.socket, 0)
+        for _ in range(1000):
+            try:
+                line.send(text("still here"))
+            except OSError:
+                return
+            if cut_off.poll(20):
+                return
+        pytest.fail("the line was left open")
+
+
+def test_what_an_application_sends_on_a_connection_that_the_hub_took_over_is_refused(serve):
+    hub, outcome = Hubbub(), queue.Queue()
+
+    @hub.endpoint("/one")
+    async def one(connection: Connection) -> None:
+        await connection.recv()
+        sending.append(asyncio.create_task(late()))
+        await connection.recv()
+
+    sending = []
+    sends = []
+
+    async def late() -> None:
+        try:
+            await sends[0]({"type": "websocket.close"})
+        except OSError as problem:
+            outcome.put(problem)
+
+    async def around(scope, receive, send):
+        if scope["type"] == "websocket":
+            sends.append(send)
+        await hub(scope, receive, send)
+
+    with dial(serve(around), "/one") as line:
+        line.send(text("a"))
+        assert isinstance(outcome.get(timeout=ARRIVES_WITHIN), OSError)
+        line.send(text("b"))
+        assert line.close_frame() == (1000, ""), "nothing else was written"
+
+
 def test_both_sides_may_close_at_once(serve):
     hub = Hubbub()
     endings = queue.Queue()
@@ -270,15 +335,16 @@ async def test_a_connection_over_tls_knows_it(start, certificate):
 
 @pytest.mark.parametrize("data", [masked(FIN | 0x3), masked(FIN | TEXT, b"\xff")], ids=["1002", "1007"])
 def test_a_violation_over_tls_is_told_and_the_line_ends_in_time(serve, certificate, data):
-    # TLS has no half-closed lines, so that only the client or the time-out ends it.
-    hub, endings = receiving(Settings(close_timeout=0.1))
+    # TLS has no half-closed lines: the server ends the whole of it, without waiting for the client.
+    hub, endings = receiving(Settings(close_timeout=60))
     served = serve(hub, **certificate)
     context = ssl.create_default_context(cafile=certificate["ssl_certfile"])
     with Line(("127.0.0.1", served.port), tls=context) as line:
         line.open("/receive")
         line.send(data)
         code, _ = line.close_frame()
-        assert endings.get(timeout=ARRIVES_WITHIN).sent.code == code
+        assert line.rest() == b""
+    assert endings.get(timeout=ARRIVES_WITHIN).sent.code == code
 
 
 @pytest.mark.anyio
@@ -297,3 +363,77 @@ async def test_a_unix_domain_socket_is_a_line_like_any_other(start, tmp_path):
         assert await websocket.recv() == "None"
         await websocket.send("x" * 70_000)
         assert await websocket.recv() == "x" * 70_000
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [(request("/elsewhere"), 404), (request("/echo").replace(b"Version: 13", b"Version: 8"), 426)],
+    ids=["by the hub", "by the handshake"],
+)
+def test_who_is_refused_can_read_why_even_if_it_sent_more(serve, head, status):
+    with dial(serve(echoing())) as line:
+        line.send(head + text("early") * 1000)
+        response = line.response()
+        line.send(text("late") * 1000)
+        assert response.status == status
+        # A line that was reset would raise here.
+        assert len(line.rest()) == int(response.headers["content-length"])
+
+
+def test_who_is_refused_and_stays_is_cut_off_in_time(serve):
+    with dial(serve(echoing(), close_timeout=0.1)) as line:
+        line.send(request("/elsewhere"))
+        line.rest()
+        with pytest.raises(ConnectionError):
+            send_for_ever(line)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_who_is_refused_and_stays_does_not_hold_up_the_server_s_stop(serve, certificate, tls):
+    context = ssl.create_default_context(cafile=certificate["ssl_certfile"]) if tls else None
+    served = serve(echoing(), close_timeout=60, drain=60, **(certificate if tls else {}))
+    with Line(("127.0.0.1", served.port), tls=context) as line:
+        line.send(request("/elsewhere"))
+        assert line.response().status == 404
+        served.stop()
+
+
+class Told:
+    """A listener that is told the end."""
+
+    def __init__(self) -> None:
+        self.endings: queue.Queue[Ending] = queue.Queue()
+
+    def ended(self, ending: Ending) -> None:
+        self.endings.put(ending)
+
+
+def test_a_handshake_that_the_stopping_server_has_refused_can_t_be_accepted_any_more(serve, caplog):
+    asked, may_accept, listener = threading.Event(), threading.Event(), Told()
+
+    @application
+    async def late(scope, receive, send):
+        asked.set()
+        await anyio.to_thread.run_sync(may_accept.wait, ARRIVES_WITHIN)
+        await scope["extensions"]["hubbub"].accept(listener, None)
+
+    served = serve(late)
+    with dial(served) as line:
+        line.send(request("/"))
+        assert asked.wait(ARRIVES_WITHIN)
+        served.begin_to_stop()
+        response = line.response()
+        assert response.status == 503
+        assert len(line.rest()) == int(response.headers["content-length"])
+        may_accept.set()
+        assert listener.endings.get(timeout=ARRIVES_WITHIN) == Ending()
+    served.stop()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def send_for_ever(line: Line) -> None:
+    while True:
+        line.send(b"x")

@@ -97,8 +97,26 @@ def test_ws_gets_every_message_back(echo, node):
     assert seen["all_at_once"] == [True] * 2 * len(SIZES)
 
 
-def test_the_native_transport_does_without_the_compression_that_ws_offers(serve, node):
-    seen = outcome(node, "echo.js", serve(ending()[0]).url + "/echo", "[10]")
+@pytest.mark.parametrize("bits", range(8, 16))
+def test_ws_and_the_server_read_what_the_other_compressed_with_any_window(serve, node, bits):
+    options = {"serverMaxWindowBits": bits, "clientMaxWindowBits": max(bits, 9), "threshold": 0}
+    seen = outcome(node, "echo.js", serve(ending()[0]).url + "/echo", json.dumps(SIZES), json.dumps(options))
+    assert seen == {
+        "extensions": "permessage-deflate",
+        "one_by_one": [True] * 2 * len(SIZES),
+        "all_at_once": [True] * 2 * len(SIZES),
+    }
+
+
+def test_ws_does_without_compression_where_the_server_does(start, node):
+    hub = Hubbub(Settings(compression=False))
+
+    @hub.endpoint("/echo")
+    async def echo(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    seen = outcome(node, "echo.js", start(hub).url + "/echo", "[10]")
     assert seen == {"extensions": "", "one_by_one": [True, True], "all_at_once": [True, True]}
 
 

@@ -1,14 +1,16 @@
 """WebSockets through plain ASGI events, under any server (ASGI specification, WebSocket, version 2.4)."""
 
 import asyncio
-from collections.abc import MutableMapping
 
 from starlette.types import Message, Receive, Send
 
-from ..engine.outbox import Chunk
+from ..engine.outbox import Chunk, Outbox
 from ..engine.transport import Ending, Listener
 from ..observe.log import fields, logger
 from ..protocol.codes import CloseCode
+
+GONE = (OSError, RuntimeError)
+"""How servers say that the client is gone: OSError since ASGI 2.4, RuntimeError before."""
 
 
 def event(payload: bytes, binary: bool) -> Chunk:
@@ -21,8 +23,8 @@ def event(payload: bytes, binary: bool) -> Chunk:
 class ASGITransport:
     """A client's line behind `receive` and `send`.
 
-    One task reads. A second one lives only while there is something to write. Pings are the server's own
-    affair here: ASGI has no event for them.
+    One task reads. A second one lives only while there is something to write that :meth:`settle` does not.
+    Pings are the server's own affair here: ASGI has no event for them.
     """
 
     framing = staticmethod(event)
@@ -33,6 +35,8 @@ class ASGITransport:
         self._send = send
         self._listener: Listener | None = None
         self._waiting: list[Chunk] = []
+        self._settling = False
+        self._paused = False
         self._close: tuple[int, str] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -46,7 +50,7 @@ class ASGITransport:
         try:
             if opening["type"] == "websocket.connect":
                 await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
-        except OSError:
+        except GONE:
             opening = {"type": "websocket.disconnect"}
         if opening["type"] != "websocket.connect":
             self._end(Ending())
@@ -59,10 +63,30 @@ class ASGITransport:
             # What waited when the close began still goes out; nothing may follow it.
             return
         self._waiting += chunks
+        if self._settling:
+            return
         if self._writer is None:
             self._start_writer()
         elif self._listener is not None:
+            self._paused = True
             self._listener.pause_writing()
+
+    async def settle(self, outbox: Outbox) -> None:
+        """Write what waits in an outbox in the caller's task, which saves a task for each answer."""
+        if self._writer is not None:
+            return
+        self._settling = True
+        outbox.flush()
+        self._settling = False
+        if not self._waiting:
+            return
+        task = self._writer = asyncio.current_task()
+        try:
+            await self._write()
+        except asyncio.CancelledError:
+            # The line is gone, and with it what the server would not take; the caller has yet to leave.
+            if self._listener is not None or task is None or task.uncancel():
+                raise
 
     def close(self, code: int, reason: str) -> None:
         """Close after what was written; ASGI does not tell the client's part of it."""
@@ -94,16 +118,16 @@ class ASGITransport:
             while self._waiting:
                 chunks, self._waiting = self._waiting, []
                 for chunk in chunks:
-                    assert isinstance(chunk, MutableMapping)
+                    assert isinstance(chunk, dict)
                     await self._send(chunk)
-                if not self._waiting and self._listener is not None:
+                if self._paused and not self._waiting and self._listener is not None:
+                    self._paused = False
                     self._listener.resume_writing()
             if self._close is not None:
                 code, reason = self._close
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
                 self._end(Ending(sent=self._close, received=self._close))
-        except (OSError, RuntimeError):
-            # How servers say that the client is gone: OSError since ASGI 2.4, RuntimeError before.
+        except GONE:
             self._end(Ending(sent=self._close))
         except Exception:
             logger.exception("error", extra=fields(during="sending to the ASGI server"))
@@ -114,7 +138,8 @@ class ASGITransport:
     async def _read(self, listener: Listener) -> None:
         try:
             while True:
-                await self._may_read.wait()
+                if not self._may_read.is_set():
+                    await self._may_read.wait()
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     self._end(_ending(message, self._close))

@@ -1,53 +1,133 @@
-"""uvicorn's HTTP protocol with a limit on the time that a client may take to ask for something."""
+"""uvicorn's HTTP protocol with limits on who connects, on a request's head and on the time that it takes."""
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Protocol
+from enum import Enum
 
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-_TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+from ..observe.log import fields, logger
+from ..settings import Settings
+from .admission import CROWDED, Deadlines, Places, Proxies, Refusal, Refusals, Waiting
+from .head import (
+    HEADERS_TOO_LARGE,
+    LATE,
+    MALFORMED,
+    TARGET_TOO_LONG,
+    TOO_MANY_HEADERS,
+    Refused,
+    judge,
+)
+
+MAX_PIPELINED = 32
+"""Requests that may wait for the answer to an earlier one on the same connection."""
+
+GRACE = 1.0
+"""Seconds that everybody has to send a request, however many are waiting."""
+
+LINGER = 2.0
+"""Seconds within which who was refused has to have read why."""
+
+MAX_LINGERING = 32
+"""Refused connections that are kept so long; past it, the answer may be lost in a reset."""
+
+LEAST_RATE = 500
+"""Bytes of a request's body that have to arrive in a second, in the mean over the handshake's time-out."""
+
+REQUEST_LINE = 64
+"""Bytes of a request line beside the target, and of empty lines before it."""
+
+LONGEST_TARGET = 65_535
+"""Bytes of a target that the parser can take apart."""
+
+_PIPELINED = Refusal(503, "pipelined requests", "Too many requests at once on one connection.")
+_EARLY_UPGRADE = Refusal(400, "pipelined requests", "Wait for the answer before you ask for a WebSocket.")
+_UNREAD = Refusal(408, "unread answer", "The answer was not read.")
+_BROKEN = Refusal(500, "internal error", "Internal Server Error")
 
 
-class Silent(Protocol):
-    """A connection from which no whole request has come yet."""
+class Connections(set[object]):
+    """uvicorn's set of connections: whichever protocol speaks on a socket, it leaves here at the end."""
 
-    def expire(self) -> None:
-        """Close it: its time is over."""
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self._places = places
 
+    def discard(self, connection: object) -> None:
+        """Forget a connection; its place is free."""
+        self._places.give_back(connection)
+        super().discard(connection)
 
-@dataclass
-class Handshakes:
-    """Connections from which no whole request head has come yet, each with its deadline.
-
-    `timeout` is in seconds from accept. Deadlines are in the order of the dictionary, since all have the
-    same time.
-    """
-
-    timeout: float
-    waiting: dict[Silent, float] = field(default_factory=dict)
-
-    def expire(self, now: float) -> None:
-        """Close those whose time is over; `now` is the event loop's time in seconds."""
-        for connection, deadline in list(self.waiting.items()):
-            if deadline > now:
-                break
-            del self.waiting[connection]
-            connection.expire()
+    def remove(self, connection: object) -> None:
+        """Do the same; :exc:`KeyError` if it is not there."""
+        self._places.give_back(connection)
+        super().remove(connection)
 
 
 class HTTPState(ServerState):
-    """What uvicorn's connections share, and their handshakes."""
+    """What the connections of one server share: its limits, and who is there."""
 
-    def __init__(self, handshakes: Handshakes) -> None:
+    def __init__(self, settings: Settings, max_connections: int) -> None:
         super().__init__()
-        self.handshakes = handshakes
+        self.settings = settings
+        self.places = Places(max_connections, settings.max_connections_per_address)
+        self.connections = Connections(self.places)  # type: ignore[assignment]
+        self.proxies = Proxies(settings)
+        self.refusals = Refusals()
+        self.heads = Deadlines(settings.handshake_timeout, settings.max_pending, GRACE)
+        """Connections from which no whole head has come, from accept on."""
+        self.bodies = Deadlines(settings.handshake_timeout)
+        """Those whose request's body is not whole yet."""
+        self.unread = Deadlines(settings.handshake_timeout)
+        """Those that have an answer to read, looked at in turn."""
+        self.lingering = Deadlines(LINGER)
+        """Those that were refused, until they have read why."""
+        self.max_target = min(settings.max_target, LONGEST_TARGET)
+        self.max_head = self.max_target + settings.max_header_bytes + REQUEST_LINE
+
+    def expire(self, now: float) -> None:
+        """End what has taken too long; `now` is the event loop's time in seconds."""
+        self.heads.expire(now)
+        self.bodies.expire(now)
+        self.unread.expire(now)
+        self.lingering.expire(now)
+
+
+class _Stage(Enum):
+    IDLE = "no request has begun"
+    HEAD = "a head is arriving"
+    BODY = "a body is arriving"
+    LEAVING = "refused; what still comes is dropped"
+
+
+class _Answers:
+    """The answers on one connection, and whether the client reads them."""
+
+    def __init__(self, connection: "HTTPProtocol") -> None:
+        self._connection = connection
+        self.left: int | None = None
+        """Bytes that waited for the client at the last look, if it had to take some until the next one."""
+
+    def expire(self, crowded: bool) -> None:  # noqa: ARG002  # there is no limit past which one goes
+        """Look whether the client took something since the last look; if not, end the connection."""
+        connection, transport = self._connection, self._connection.transport
+        size, closing = transport.get_write_buffer_size(), transport.is_closing()
+        # With TLS between, the buffer may stay as it is while the client reads. Its close has a time-out.
+        if not closing and (connection.scheme == "https" or not connection.flow.write_paused):
+            self.left = None
+        elif self.left is not None and size >= self.left:
+            connection.abandon()
+            return
+        else:
+            self.left = size
+        if size or closing or connection.answering:
+            connection.watch()
 
 
 class HTTPProtocol(HttpToolsProtocol):
-    """An HTTP connection that has to send its first request in time."""
+    """An HTTP connection that is held to the limits."""
 
     def __init__(
         self,
@@ -55,31 +135,273 @@ class HTTPProtocol(HttpToolsProtocol):
         server_state: HTTPState,
         app_state: dict[str, object],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        admitted: Waiting | None = None,
     ) -> None:
+        """`admitted` is who has the place and the deadline already, if not this protocol."""
         super().__init__(config, server_state, app_state, _loop)
-        self._handshakes = server_state.handshakes
+        self._state = server_state
+        self._waiting: Waiting = admitted or self
+        self._stage = _Stage.IDLE
+        self._websocket = False
+        self._began = 0.0
+        self._answers: _Answers | None = None
+        self._silence = 0  # bytes since the last part of a request was whole
+        self._body = 0
+        self._max_headers = server_state.settings.max_headers
+
+    # What the event loop calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the client its deadline."""
+        """Take a place and a deadline for the first request."""
         super().connection_made(transport)
-        self._handshakes.waiting[self] = self.loop.time() + self._handshakes.timeout
+        state = self._state
+        if self._waiting is not self:
+            state.places.pass_on(self._waiting, self)
+            return
+        refusal = state.places.take(self, state.proxies.counted_peer(self.client))
+        if refusal is None:
+            state.heads.add(self, self.loop.time())
+        else:
+            self._refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
-        self._handshakes.waiting.pop(self, None)
+        """Forget the deadlines; the place is given back."""
+        self._state.heads.forget(self._waiting)
+        self._state.bodies.forget(self)
+        self._state.lingering.forget(self)
+        self._unwatch()
         super().connection_lost(exc)
 
+    def resume_writing(self) -> None:
+        """Go on with an answer, since the client reads it."""
+        if self._answers is not None:
+            self._answers.left = None
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; refuse what it, or a limit, does not let pass."""
+        if self._stage is _Stage.LEAVING:
+            return
+        self._unset_keepalive_if_required()
+        self._silence += len(data)
+        try:
+            if self._feed(data):
+                return
+            if self._silence > self._state.max_head:
+                raise Refused(HEADERS_TOO_LARGE)
+        except Refused as refused:
+            self._refuse(refused.refusal)
+        except httptools.HttpParserCallbackError as problem:
+            logger.error("error", exc_info=problem.__context__, extra=fields(during="reading a request"))
+            self._refuse(_BROKEN)
+        except httptools.HttpParserError:
+            self._refuse(MALFORMED)
+        else:
+            if self._stage is _Stage.BODY:
+                self._state.bodies.add(self, self.loop.time())
+            elif not self.answering:
+                self._state.heads.add(self._waiting, self.loop.time())
+
+    def _feed(self, data: bytes) -> bool:
+        """Parse; true if the connection is a WebSocket now."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return False
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                if self._websocket:
+                    if self.answering or self.flow.write_paused:
+                        # Of an answer that is not read, the WebSocket would not be told to pause.
+                        raise Refused(_EARLY_UPGRADE) from None
+                    self._upgrade(data)
+                    return True
+                # Any other upgrade is not done (RFC 9110 section 7.8); what follows is the next request.
+            except httptools.HttpParserCallbackError as problem:
+                if isinstance(problem.__context__, Refused):
+                    raise problem.__context__ from None
+                raise
+        return False
+
+    # What the parser calls
+
     def on_message_begin(self) -> None:
-        """Give a request that follows on the same connection its own deadline."""
-        self._handshakes.waiting.setdefault(self, self.loop.time() + self._handshakes.timeout)
+        """Note that a request begins."""
+        self._stage = _Stage.HEAD
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
-        """Forget the deadline: the request's head is whole."""
-        self._handshakes.waiting.pop(self, None)
-        super().on_headers_complete()
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        self.url += url
+        if len(self.url) > self._state.max_target:
+            raise Refused(TARGET_TOO_LONG)
 
-    def expire(self) -> None:
-        """Answer 408 (RFC 9110 section 15.5.9) and close."""
-        self.transport.write(_TOO_LATE)
-        self.transport.close()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer."""
+        headers = self.headers
+        if len(headers) >= self._max_headers:
+            raise Refused(TOO_MANY_HEADERS)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Judge the head; begin to answer the request, unless it is for a WebSocket."""
+        state, parser = self._state, self.parser
+        self.url, websocket = judge(
+            parser.get_method(),
+            self.url,
+            parser.get_http_version(),
+            self.headers,
+            state.settings.max_header_bytes,
+        )
+        self._websocket = websocket and bool(parser.should_upgrade())
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise Refused(_PIPELINED)
+        self._began = state.heads.forget(self._waiting) or self.loop.time()
+        self._waiting = self
+        if not self._websocket:
+            super().on_headers_complete()
+            self.watch()
+        self._stage = _Stage.BODY
+        self._silence = self._body = 0
+        # Trailers mean nothing here (RFC 9110 section 6.5.1), and must not pass for headers.
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._silence = 0
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        self._stage = _Stage.IDLE
+        self._silence = 0
+        self._state.bodies.forget(self)
+        if not self._websocket:
+            super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        return self._websocket
+
+    # What follows
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request still waits for the end of its answer."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def watch(self) -> None:
+        """Have a look later whether the client reads its answer."""
+        if self._answers is None:
+            self._answers = _Answers(self)
+        self._state.unread.add(self._answers, self.loop.time())
+
+    def _unwatch(self) -> None:
+        if self._answers is not None:
+            self._state.unread.forget(self._answers)
+            self._answers = None  # they refer to each other
+
+    def abandon(self) -> None:
+        """End the connection with what the client does not read."""
+        self._state.refusals.log(_UNREAD, self.client[0] if self.client else None)
+        self.transport.abort()
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Hand the socket over to the WebSocket's protocol, with what followed the head."""
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.scope["headers"]:
+            head += [name, b": ", value, b"\r\n"]
+        head.append(b"\r\n")
+        protocol = self.ws_protocol_class(  # type: ignore[call-arg, misc]
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.opened = self._began  # type: ignore[union-attr]
+        self._state.places.pass_on(self, protocol)
+        self.connections.discard(self)
+        self._unwatch()
+        self.parser = None  # type: ignore[assignment]  # they refer to each other
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"".join(head))
+        if rest and not self.transport.is_closing():
+            protocol.data_received(rest)
+
+    def shutdown(self) -> None:
+        """Leave: called by uvicorn when the server stops."""
+        if self in self._state.lingering.waiting or self.cycle is None:
+            # Nothing is under way. A close would wait for the client's part of TLS's, which may never come.
+            if self.transport.get_write_buffer_size():
+                self.transport.close()
+            else:
+                self.transport.abort()
+        else:
+            super().shutdown()
+
+    def expire(self, crowded: bool) -> None:
+        """End what has taken too long."""
+        state = self._state
+        if self._stage is _Stage.LEAVING:
+            self.transport.abort()
+        elif self._stage is not _Stage.BODY:
+            self._refuse(CROWDED if crowded else LATE)
+        elif self.answering and (self.flow.read_paused or self._body >= LEAST_RATE * state.bodies.timeout):
+            # It gets on, or it is the application that does not.
+            self._body = 0
+            state.bodies.add(self, self.loop.time())
+        else:
+            self._refuse(LATE)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer with the reason, after the answers to earlier requests, and close."""
+        state, cycle, stage = self._state, self.cycle, self._stage
+        self._stage = _Stage.LEAVING
+        self._unset_keepalive_if_required()
+        state.heads.forget(self._waiting)
+        state.bodies.forget(self)
+        state.refusals.log(refusal, self.client[0] if self.client else None)
+        if stage is not _Stage.BODY:
+            if self.answering:
+                return  # on_response_complete goes on
+        elif self.pipeline:
+            self.pipeline.popleft()  # it is the request that is refused, and has not had its turn
+            return
+        elif cycle.response_complete:
+            self._linger(b"")
+            return
+        else:
+            # Its body will not be whole, and its answer goes nowhere.
+            cycle.disconnected = True
+            cycle.waiting_for_100_continue = False  # nor is it asked for the rest
+            cycle.message_event.set()
+            if cycle.response_started:
+                self._linger(b"")
+                return
+        self._linger(refusal.response())
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or leave if what followed was refused."""
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._stage is _Stage.LEAVING and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._linger(b"")
+
+    def _linger(self, answer: bytes) -> None:
+        """Say the last word, and close when the client has, so that it can read it even if it still sends."""
+        state, transport = self._state, self.transport
+        state.places.give_back(self)
+        state.lingering.add(self, self.loop.time())
+        if answer:
+            transport.write(answer)
+        if len(state.lingering.waiting) > MAX_LINGERING:
+            transport.close()
+            return
+        # Closing the socket while the client sends would reset it, and the client might never read why.
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.flow.resume_reading()

@@ -7,6 +7,7 @@ go on with ASGI events.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from http.client import responses
@@ -17,34 +18,59 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
 
-from ..engine.outbox import Chunk
+from ..engine.outbox import Chunk, Framing
 from ..engine.transport import Ending, Listener
 from ..protocol import frames
-from ..protocol.frames import Assembler, read_messages
+from ..protocol.deflate import compress
+from ..protocol.frames import Assembler, Deliver, read_messages
+from ..settings import Settings
 from .events import Events
 from .handshake import Handshake, read_handshake, refusal
+from .keepalive import keepalive_of
 
 EXTENSION = "hubbub"
 """Name of the entry in ``scope["extensions"]``."""
+
+FRAMES_PER_TURN = 64
+"""Frames other than plain messages that a connection may have read before others get their turn."""
 
 logger = logging.getLogger("hubbub.native")
 
 
 def frame(payload: bytes, binary: bool) -> Chunk:
     """Return the frame that sends a message; one frame serves many connections."""
-    return frames.frame(frames.BINARY if binary else frames.TEXT, payload)
+    return frames.message(payload, binary)
+
+
+@functools.cache
+def compressed(window_bits: int, threshold: int) -> Framing:
+    """Return the one framing of all connections that agreed to a window, compressing from `threshold` bytes.
+
+    A message is plain where that is shorter: compression is a matter of each message (RFC 7692 section 6).
+    """
+
+    def frame_compressed(payload: bytes, binary: bool) -> Chunk:
+        if len(payload) >= threshold:
+            shorter = compress(payload, window_bits)
+            if len(shorter) < len(payload):
+                first_byte = frames.COMPRESSED_BINARY if binary else frames.COMPRESSED_TEXT
+                return frames.frame(first_byte, shorter)
+        return frame(payload, binary)
+
+    return frame_compressed
 
 
 class WebSocketProtocol(asyncio.Protocol):
     """One WebSocket connection, from the HTTP upgrade to the end of its socket."""
 
     __slots__ = (
-        "_assembler", "_backlog", "_config", "_discarding", "_handshake", "_listener", "_open", "_reading",
-        "_received", "_received_first", "_sent", "_server_state", "_socket", "_state", "_writable",
+        "_assembler", "_backlog", "_compression", "_config", "_continuing", "_cut", "_discarding",
+        "_handshake", "_listener", "_offset", "_open", "_reading", "_received", "_received_first", "_sent",
+        "_server_state", "_settings", "_socket", "_state", "_writable", "framing", "opened",
     )  # fmt: skip
 
-    framing = staticmethod(frame)
     pings = True
+    settle = None
 
     def __init__(
         self,
@@ -52,18 +78,28 @@ class WebSocketProtocol(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, object],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        settings: Settings = Settings(),  # noqa: B008  # it can't be changed
     ) -> None:
         if not config.loaded:
             config.load()
         self._config = config
+        self._settings = settings
         self._server_state = server_state
         self._state = app_state
         self._socket: asyncio.Transport
+        self.opened = 0.0
+        """Since when the client has been connecting, in the event loop's time; 0 if that is not known."""
         self._handshake: Handshake | None = None
         self._listener: Listener | None = None
         self._assembler: Assembler | None = None
-        self._backlog = b""
-        self._reading = True
+        self._compression = False
+        self.framing: Framing = frame
+        self._backlog = b""  # what was received and is still to be read, from this offset on
+        self._offset = 0
+        self._reading = True  # whether the listener takes messages
+        self._continuing = False  # whether the backlog is read in the next turn
+        self._cut: asyncio.TimerHandle | None = None  # ends a line that both sides have closed
         self._open = False
         self._writable = True
         self._discarding = False
@@ -81,15 +117,25 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read the handshake first, then frames."""
-        if self._open:
-            self._read(data)
-        elif self._handshake is None:
+        if self._open and not self._backlog:
+            position, listener = 0, self._listener
+            if self._assembler is None and self._reading and self._sent is None and listener is not None:
+                # Plain messages and nothing else, as nearly always.
+                position = read_messages(data, 0, listener.max_message, listener.received, self._compression)
+                if position == len(data):
+                    return
+            self._read(data, position)
+        elif self._discarding:
+            pass  # it was refused, and has yet to read so
+        elif self._handshake is None and not self._open:
             self._begin(data)
         else:
-            # The client did not wait for the answer to its handshake. What was read of it already is kept,
-            # the rest stays in its socket.
-            self._backlog += data
-            self.pause_reading()
+            # The client did not wait for the answer to its handshake, or the loop had this already when
+            # reading was paused. It is kept, the rest stays in the socket.
+            self._backlog = self._backlog[self._offset :] + data
+            self._offset = 0
+            if not self._open:
+                self.pause_reading()
 
     def pause_writing(self) -> None:
         """Pass on that the socket's buffer is full."""
@@ -109,13 +155,19 @@ class WebSocketProtocol(asyncio.Protocol):
         self._server_state.connections.discard(self)
         self._assembler = None
         self._backlog = b""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.ended(Ending(self._received, self._sent, self._received_first))
+        if self._cut is not None:
+            self._cut.cancel()
+        self._tell_end()
 
     def shutdown(self) -> None:
         """Leave: called by uvicorn when the server stops."""
-        if self._listener is not None:
+        if self._discarding:
+            # It was told all that there is. Once that is on its way, its end is not waited for.
+            if self._socket.get_write_buffer_size():
+                self._socket.close()
+            else:
+                self._socket.abort()
+        elif self._listener is not None:
             self._listener.shut_down()
         else:
             self._socket.close()
@@ -123,20 +175,27 @@ class WebSocketProtocol(asyncio.Protocol):
     # The opening handshake
 
     def _begin(self, data: bytes) -> None:
-        handshake = read_handshake(data)
+        handshake = read_handshake(data, self._settings.compression)
         if isinstance(handshake, bytes):
             self._socket.write(handshake)
-            self._socket.close()
+            if self._half_close():
+                self._cut_off()
+            else:
+                self._socket.close()
             return
         self._handshake = handshake
+        if handshake.window_bits is not None:
+            self._compression = True
+            self.framing = compressed(handshake.window_bits, self._settings.compression_threshold)
         config, root_path = self._config, self._config.root_path
-        self._listener = events = Events(self, config.ws_max_size)
+        events = Events(self, config.ws_max_size, self._settings, keepalive_of(config))
+        self._listener = events
         scope: dict[str, object] = {
             "type": "websocket",
-            "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
+            "asgi": _asgi(config.asgi_version),
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(self._socket) else "ws",
-            "server": get_local_addr(self._socket),
+            "server": _shared(get_local_addr(self._socket)),
             "client": get_remote_addr(self._socket),
             "root_path": root_path,
             "path": root_path + handshake.path,
@@ -145,97 +204,162 @@ class WebSocketProtocol(asyncio.Protocol):
             "headers": handshake.headers,
             "subprotocols": handshake.subprotocols,
             "state": self._state.copy(),
-            "extensions": {"websocket.http.response": {}, EXTENSION: self},
+            "extensions": {"websocket.http.response": _NO_OPTIONS, EXTENSION: self},
         }
-        task = asyncio.get_running_loop().create_task(self._run(scope, events))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        loop = asyncio.get_running_loop()
+        self._server_state.tasks.add(loop.create_task(self._run(scope, events), name=_TASK))
 
     async def _run(self, scope: dict[str, object], events: Events) -> None:
-        failed = False
+        task = asyncio.current_task()
+        failed = True
         try:
             await self._config.loaded_app(scope, events.receive, events.send)
+            failed = False
         except OSError as gone:
             # Raised by `send` when the client is gone, if the application lets it pass.
+            failed = False
             logger.debug("connection lost: %s", gone)
-        except Exception:
-            failed = True
+        except BaseException as problem:
+            # A cancellation that nobody asked this task for is one of the application's own, gone astray.
+            if isinstance(problem, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             logger.exception("error in the ASGI application")
         finally:
+            self._server_state.tasks.discard(task)
             if self._listener is events:
                 events.finish(failed)
 
     async def accept(self, listener: Listener, subprotocol: str | None) -> None:
         """Finish the handshake and hand the connection over to `listener`."""
-        if self._listener is None:
-            listener.ended(Ending())
+        if self._listener is None or self._discarding:
+            listener.ended(Ending())  # it left, or the server stops and has refused it
             return
+        if isinstance(self._listener, Events):
+            self._listener.taken_over()
         self._listener = listener
         self.open(subprotocol, ())
 
     def open(self, subprotocol: str | None, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Finish the handshake; what the client may have sent already is read."""
         assert self._handshake is not None
-        every = [*self._server_state.default_headers, *headers]
-        self._socket.write(self._handshake.response(subprotocol, every))
+        response = self._handshake.response(subprotocol, headers, self._server_state.default_headers)
+        self._socket.write(response)
         self._open = True
+        self._handshake = None
+        self.opened = 0.0
         self.resume_reading()
 
     def refuse(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake with an HTTP response and close."""
-        every = [*self._server_state.default_headers, *headers]
-        self._socket.write(refusal(status, responses.get(status, ""), every, body))
-        self._socket.close()
+        own = self._server_state.default_headers
+        self._socket.write(refusal(status, responses.get(status, ""), headers, body, own))
+        self._backlog = b""
+        if not self._reading:
+            self._reading = True
+            self._socket.resume_reading()
+        if not self._half_close():
+            self._socket.close()
 
     # Frames in
 
-    def _read(self, data: bytes) -> None:
-        if self._backlog:
-            data, self._backlog = self._backlog + data, b""
-        position, end = 0, len(data)
-        listener = self._listener
+    def _read(self, data: bytes, position: int) -> None:
+        end, listener = len(data), self._listener
+        frames_left = FRAMES_PER_TURN
+        pongs: list[bytes] = []
         while position < end and listener is not None and not self._discarding:
-            if not self._reading:
-                self._backlog = data[position:]
-                return
-            if self._assembler is None and self._sent is None:
-                position = read_messages(data, position, listener.max_message, listener.received)
+            if not self._reading or not frames_left:
+                if self._reading:
+                    self._backlog, self._offset = data, position
+                    self._continue()
+                else:
+                    self._backlog = data[position:]
+                break
+            frames_left -= 1
+            deliver = listener.received if self._sent is None else _ignore
+            if self._assembler is None:
+                position = read_messages(data, position, listener.max_message, deliver, self._compression)
                 if position == end or not self._reading:
                     continue
-            position = self._assemble(data, position, listener)
+            position = self._assemble(data, position, listener, deliver, pongs)
+        # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out).
+        if pongs and self._sent is None and self._writable:
+            self._socket.write(b"".join(pongs))
+        if self._discarding and listener is not None and self._assembler is not None:
+            self._finish(self._assembler, listener)
 
-    def _assemble(self, data: bytes, position: int, listener: Listener) -> int:
-        assembler = self._assembler or Assembler(listener.max_message, logger)
-        self._assembler = assembler
-        position = assembler.receive(data, position, listener.received if self._sent is None else _ignore)
-        listener.heard_from()
+    def _assemble(
+        self, data: bytes, position: int, listener: Listener, deliver: Deliver, pongs: list[bytes]
+    ) -> int:
+        assembler = self._assembler
+        if assembler is None:
+            self._assembler = assembler = Assembler(self._settings.max_fragments, self._compression)
+        position = assembler.receive(data, position, listener.max_message, deliver)
+        if assembler.signs:
+            listener.heard_from(assembler.control_frames)
+            assembler.signs = assembler.control_frames = 0
         if assembler.closed or assembler.failed:
-            self._finish(assembler, listener)
-        elif assembler.output:
-            # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out).
-            if self._sent is None and self._writable:
-                self._socket.write(b"".join(assembler.output))
-            assembler.output.clear()
-        if assembler.idle:
-            self._assembler = None
+            self._discarding = True
+        else:
+            if assembler.answers:
+                pongs += assembler.answers
+                assembler.answers.clear()
+            if assembler.idle:
+                self._assembler = None
         return position
 
     def _finish(self, assembler: Assembler, listener: Listener) -> None:
         """Answer a close frame, or a client that broke the protocol; nothing that follows is read."""
-        self._discarding = True
+        self._assembler = None
         if assembler.closed:
-            self._received = assembler.close
+            self._received = assembler.ending
         if self._sent is None:
-            self._sent = assembler.close
+            self._sent = assembler.ending
             self._received_first = assembler.closed
             listener.failing()
-            self._socket.write(b"".join(assembler.output))
-        if assembler.closed:
+            self._socket.write(b"".join(assembler.answers))
+        if not self._half_close():
             self._socket.close()
-        elif self._socket.can_write_eof():
-            # Closing the socket now would reset it, and the client might never read why. Its end follows
-            # from the client's, or from the close time-out.
-            self._socket.write_eof()
+        elif assembler.closed:
+            self._cut_off()
+            self._tell_end()
+
+    def _half_close(self) -> bool:
+        """Send no more and read no more; false where the whole line can't but be closed, as over TLS.
+
+        Closing the socket would reset it if there is something unread, and the client might never read what
+        was sent last (RFC 6455 section 7.1.1). Its end follows from the client's.
+        """
+        self._discarding = True
+        if not self._socket.can_write_eof():
+            return False
+        self._socket.write_eof()
+        return True
+
+    def _cut_off(self) -> None:
+        """End the line if the client does not in time."""
+        self._cut = asyncio.get_running_loop().call_later(self._settings.close_timeout, self._socket.abort)
+
+    def _tell_end(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.ended(Ending(self._received, self._sent, self._received_first))
+
+    def _continue(self) -> None:
+        """Read the backlog in the next turn, and only then from the socket again."""
+        if not self._continuing:
+            self._continuing = True
+            if not self._socket.is_closing():
+                self._socket.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_backlog)
+
+    def _read_backlog(self) -> None:
+        self._continuing = False
+        if self._reading:
+            data, position = self._backlog, self._offset
+            self._backlog, self._offset = b"", 0
+            self._read(data, position)
+        if self._reading and not self._backlog and not self._socket.is_closing():
+            self._socket.resume_reading()
 
     # What the engine asks
 
@@ -276,15 +400,30 @@ class WebSocketProtocol(asyncio.Protocol):
         """Read again, first what was left over; nothing until the handshake is finished."""
         if self._open and not self._reading:
             self._reading = True
-            if not self._socket.is_closing():
-                self._socket.resume_reading()
             if self._backlog:
-                self._read(b"")
+                self._continue()
+            elif not self._socket.is_closing():
+                self._socket.resume_reading()
 
 
 _PING = frames.frame(frames.PING, b"")
 
+# What the scopes of all connections have alike is one object for all of them.
+
+_TASK = "hubbub: connection"
+_NO_OPTIONS: dict[str, object] = {}
+
+
+@functools.cache
+def _asgi(version: str) -> dict[str, str]:
+    return {"version": version, "spec_version": "2.4"}
+
+
+@functools.lru_cache(maxsize=16)
+def _shared(address: tuple[str, int | None] | None) -> tuple[str, int | None] | None:
+    return address
+
 
 def _ignore(message: str | bytes) -> bool:  # noqa: ARG001
-    """Drop a message that came after the close."""
-    return True
+    """Drop a message that came after the close. One at a time, so that the turn's end is not missed."""
+    return False
