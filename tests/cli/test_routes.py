@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 hub = Hubbub(path="/live")
 chat = hub.room("chat/{name}", history=200, history_age=7200, presence=True)
-plain = hub.room("plain")
+plain = hub.room("plain", slow="conflate")
 short = hub.room("short", history=3, history_age=30)
 
 class Say(Message):
@@ -67,6 +67,8 @@ def test_it_shows_paths_rooms_and_messages_with_their_fields():
         "200 for 2 h",
         "3 for 30 s",
         "plain",
+        "disconnect",
+        "conflate",
         "text: string minLength=1 maxLength=2000",
         "mood?: string|null",
         "x: integer",
@@ -85,6 +87,7 @@ def test_json_has_the_whole_schemas():
     rooms = {rooms["pattern"]: rooms for rooms in described["rooms"]}
     assert rooms["chat/{name}"]["history"] == 200
     assert rooms["chat/{name}"]["presence"] is True
+    assert (rooms["chat/{name}"]["slow"], rooms["plain"]["slow"]) == ("disconnect", "conflate")
     (say,) = rooms["chat/{name}"]["messages"]
     assert say["type"] == "say"
     assert "$defs" in say["schema"]

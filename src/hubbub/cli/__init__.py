@@ -1,4 +1,4 @@
-"""The command line: ``hubbub serve|connect|routes|demo``."""
+"""The command line: ``hubbub serve|connect|bench|routes|demo``."""
 
 from .main import app, main
 

@@ -116,10 +116,10 @@ def connect(
     url = address(url)
     target = Target(
         url=url,
-        headers=tuple(_header(line) for line in header or ()),
+        headers=tuple(header_of(line) for line in header or ()),
         subprotocols=tuple(_subprotocol(name) for name in subprotocol or ()),
         origin=None if origin is None else _value(origin, "--origin"),
-        tls=_tls(ca, insecure) if url.startswith("wss:") else None,
+        tls=tls_context(ca, insecure) if url.startswith("wss:") else None,
         timeout=timeout,
         ping=ping or None,
         max_size=max_size,
@@ -166,7 +166,8 @@ def _wrong_url(sentence: str) -> typer.BadParameter:
     return typer.BadParameter(sentence, param_hint="URL")
 
 
-def _header(line: str) -> tuple[str, str]:
+def header_of(line: str) -> tuple[str, str]:
+    """Return name and value of a header; :exc:`typer.BadParameter` if it can't be sent."""
     name, colon, value = line.partition(":")
     if not colon or not _TOKEN.fullmatch(name):
         raise typer.BadParameter(
@@ -200,7 +201,8 @@ def _subprotocol(name: str) -> str:
     return name
 
 
-def _tls(ca: Path | None, insecure: bool) -> ssl.SSLContext:
+def tls_context(ca: Path | None, insecure: bool) -> ssl.SSLContext:
+    """Return what certificates are checked with; :exc:`typer.BadParameter` if `ca` has none."""
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as problem:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from .. import __version__
 from ..errors import HubbubError
+from .bench import bench
 from .connect import connect
 from .routes import routes
 from .serve import demo, serve
@@ -40,6 +41,7 @@ def _options(
 app.command(rich_help_panel="Run")(serve)
 app.command(rich_help_panel="Run")(demo)
 app.command(rich_help_panel="Look")(connect)
+app.command(rich_help_panel="Look")(bench)
 app.command(rich_help_panel="Look")(routes)
 
 

@@ -44,6 +44,7 @@ def describe(hub: Hubbub) -> dict[str, object]:
                 "history": rooms.retention.count,
                 "history_age": rooms.retention.age,
                 "presence": rooms.presence,
+                "slow": rooms.slow,
                 "declared": rooms.place,
                 "messages": _messages(rooms.router),
             }
@@ -67,12 +68,12 @@ def _tables(hub: Hubbub) -> Iterator[Table]:
         paths.add_row(escape(endpoint.pattern.text), "bare WebSocket", escape(endpoint.handler.place))
     yield paths
     if hub.rooms:
-        table = _table("Rooms", "name", "history", "presence", "declared")
+        table = _table("Rooms", "name", "history", "presence", "slow readers", "declared")
         for rooms in hub.rooms:
             kept = rooms.retention
             history = f"{kept.count} for {_span(kept.age)}" if kept.count else "no"
             presence = "yes" if rooms.presence else "no"
-            table.add_row(escape(rooms.pattern.text), history, presence, escape(rooms.place))
+            table.add_row(escape(rooms.pattern.text), history, presence, rooms.slow, escape(rooms.place))
         yield table
     routers = [(rooms.pattern.text, rooms.router) for rooms in hub.rooms] + [("", hub.router)]
     if any(router.handlers for _, router in routers):

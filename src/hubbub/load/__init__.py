@@ -1,0 +1,8 @@
+"""The load generator: many WebSocket clients in one process that must cost less than the server it loads.
+
+It is what ``hubbub bench`` and hubbub's own benchmarks load servers with. Linux's `epoll` is needed.
+"""
+
+from .line import Line, Step, Target
+
+__all__ = ["Line", "Step", "Target"]

@@ -1,0 +1,304 @@
+"""``hubbub bench`` as its users run it, against real servers."""
+
+import json
+import os
+import resource
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from http import HTTPStatus
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.test_connect import IDENTITY
+from hubbub import Connection, Denied, Hubbub, Message, Room, Settings
+from hubbub.cli import app
+from plain_server import echo, plain_server, send_on, silent
+
+SHORT = "0.2"
+
+
+class Say(Message):
+    text: str
+
+
+SAY = '{"type": "say", "data": {"text": "hi"}}'
+
+
+@pytest.fixture
+def hub() -> Hubbub:
+    hub = Hubbub(Settings(max_message_rate=1e6, max_message_burst=1_000_000))
+    talk = hub.room("talk/{name}", presence=True)
+
+    @hub.authenticate
+    async def who(connection: Connection) -> str | None:
+        if connection.token == "stranger":
+            raise Denied("Who are you?")
+        return connection.token
+
+    @hub.on_message
+    async def answer(connection: Connection, message: Say) -> dict[str, str | None]:
+        return {"to": connection.user}
+
+    @talk.on_message
+    async def say(room: Room, message: Say) -> None:
+        await room.send(message)
+
+    return hub
+
+
+def bench(url: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["bench", url, "--seconds", SHORT, *arguments], catch_exceptions=False)
+
+
+def figures(url: str, *arguments: str, status: int = 0) -> dict[str, object]:
+    """What a run with --json prints: nothing but an object."""
+    result = bench(url, "--json", *arguments)
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout)
+
+
+def check(found: dict[str, object], connections: int) -> None:
+    assert found["connections"] == connections
+    assert found["count"] > 0
+    assert found["rate"] == pytest.approx(found["count"] / found["seconds"], rel=0.01)
+    latency = found["latency_ms"]
+    assert 0 <= latency["p50"] <= latency["p99"] <= latency["max"]
+    assert found["errors"] == {}
+    assert found["interrupted"] is False
+
+
+@pytest.mark.parametrize(
+    ("work", "arguments"),
+    [
+        ("echo", []),
+        ("echo", ["--message", SAY, "--token", "ada"]),
+        ("fan-out", ["--room", "talk/1", "--message", SAY]),
+        ("fan-out", ["--room", "talk/1", "--message", SAY, "--in-flight", "4"]),
+        ("connections", []),
+        ("connections", ["--room", "talk/1"]),
+        ("latency", []),
+        ("latency", ["--room", "talk/1", "--message", SAY, "--rate", "50"]),
+    ],
+)
+def test_a_hub_is_loaded_in_its_protocol(start, hub, work, arguments):
+    found = figures(start(hub).url, "--work", work, "--connections", "3", *arguments)
+    assert (found["work"], found["protocol"]) == (work, "hubbub")
+    check(found, 3)
+
+
+@pytest.mark.parametrize(
+    ("work", "handler"), [("echo", echo), ("fan-out", send_on), ("connections", silent), ("latency", echo)]
+)
+def test_any_other_server_is_loaded_with_plain_messages(work, handler):
+    with plain_server(handler) as server:
+        found = figures(f"{server.url}/path", "--work", work, "--connections", "3", "--message", "hi there")
+    assert (found["work"], found["protocol"], found["url"]) == (work, "plain", f"{server.url}/path")
+    check(found, 3)
+
+
+def test_a_server_that_greets_is_not_taken_for_one_that_answers():
+    async def greet(connection):
+        await connection.send("good day")
+        await echo(connection)
+
+    with plain_server(greet) as server:
+        check(figures(server.url, "--connections", "2"), 2)
+
+
+def test_people_are_shown_a_table(serve, hub):
+    result = bench(serve(hub).url, "--connections", "2")
+    assert result.exit_code == 0
+    for heading in ("answers/s", "p50", "p99", "max", "connections", "errors"):
+        assert heading in result.stdout
+    assert " ms" in result.stdout
+    assert result.stderr == ""  # no progress where nobody looks
+
+
+def test_waiting_for_the_next_message_to_be_due_does_not_count_as_work():
+    """Less than a millisecond is waited for by looking at the clock."""
+    with plain_server(echo) as server:
+        arguments = ["--work", "latency", "--rate", "1200", "--connections", "2", "--seconds", "1"]
+        result = bench(server.url, *arguments)
+    assert result.exit_code == 0
+    assert "busy all the time" not in result.stdout
+
+
+def test_a_token_in_the_query_is_not_shown(serve, hub):
+    result = bench(f"{serve(hub).url}/?token=secret", "--connections", "1")
+    assert result.exit_code == 0
+    assert "secret" not in result.output
+
+
+def test_tls_is_spoken(tmp_path):
+    certificate = tmp_path / "identity.pem"
+    certificate.write_text(IDENTITY)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    big = "x" * 40_000  # several TLS records
+    with plain_server(echo, ssl=context) as server:
+        url = f"wss://localhost:{server.port}/"
+        check(figures(url, "--ca", str(certificate), "--connections", "2", "--message", big), 2)
+        check(figures(url, "--insecure", "--connections", "2", "--work", "latency"), 2)
+        refused = bench(url)
+    assert refused.exit_code == 1
+    assert "is not trusted" in refused.stderr
+
+
+def nobody() -> str:
+    with plain_server() as server:
+        return server.url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--work", "fan-out"], 2, "--room NAME"),
+        (["--work", "fan-out", "--room", "talk/1"], 2, "--message"),
+        (["--work", "fan-out", "--room", "nowhere", "--message", SAY], 1, "There is no room 'nowhere'"),
+        (["--work", "fan-out", "--room", "talk/1", "--message", '{"type": "shout"}'], 1, "shout"),
+        (["--work", "latency", "--room", "talk/1", "--message", '{"type": "shout"}'], 1, "shout"),
+        (["--message", '{"type": "shout"}'], 1, "shout"),
+        (["--message", "{"], 1, "not JSON"),
+        (["--message", "[]"], 1, "objects with a type"),
+        (["--token", "stranger"], 1, "Who are you?"),
+        (["--ca", __file__, "--insecure"], 2, "one of --ca and --insecure"),
+        (["--connections", "100000"], 2, "--connections"),
+    ],
+)
+def test_what_can_not_be_measured_is_said_in_words(serve, hub, arguments, status, said):
+    result = bench(serve(hub).url, "--connections", "2", *arguments)
+    assert result.exit_code == status
+    assert said in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_a_wrong_path_is_told(start, hub):
+    result = bench(f"{start(hub).url}/nowhere")
+    assert result.exit_code == 1
+    assert "for /nowhere instead of a WebSocket" in result.stderr
+
+
+def test_a_server_that_is_not_there_is_told():
+    result = bench(nobody())
+    assert result.exit_code == 1
+    assert "refuses connections. Is the server running" in result.stderr
+
+
+def test_a_server_that_takes_no_more_is_told_of_with_the_setting():
+    taken = []
+
+    def refuse_after_three(connection, request):
+        taken.append(request)
+        if len(taken) > 3:
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many\n")
+        return None
+
+    with plain_server(silent, process_request=refuse_after_three) as server:
+        found = figures(server.url, "--work", "connections", "--connections", "5", status=3)
+    assert found["connections"] == 2  # one was for finding out what is spoken
+    [(sentence, times)] = found["errors"].items()
+    assert times == 3
+    assert "503" in sentence
+    assert "--max-connections-per-address" in sentence
+
+
+def test_a_server_that_limits_messages_is_told_of_with_the_setting():
+    async def limit(connection):
+        for _ in range(5):
+            await connection.send(await connection.recv())
+        await connection.close(4529, "too many messages")
+
+    with plain_server(limit) as server:
+        result = bench(server.url, "--connections", "2")
+    assert result.exit_code in (1, 3)
+    assert "4529" in result.output
+    assert "--max-message-rate" in result.output
+
+
+def test_a_server_that_does_not_send_on_is_told_of(monkeypatch):
+    monkeypatch.setattr("hubbub.load.fanout.PATIENCE", 0.2)
+    with plain_server(echo) as server:
+        result = bench(server.url, "--work", "fan-out", "--connections", "2")
+    assert result.exit_code == 1
+    assert "Does the server send such messages on?" in result.stderr
+
+
+def test_a_server_that_does_not_answer_is_told_of(monkeypatch):
+    monkeypatch.setattr("hubbub.load.connection.PATIENCE", 0.2)
+    with plain_server(silent) as server:
+        result = bench(server.url, "--connections", "2")
+    assert result.exit_code == 1
+    assert "sent nothing" in result.stderr
+
+
+def test_ctrl_c_ends_it_with_the_figures_so_far():
+    answered = threading.Event()
+
+    async def count(connection):
+        number = 0
+        async for message in connection:
+            await connection.send(message)
+            number += 1
+            if number == 100_000:
+                answered.set()
+
+    with plain_server(count) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hubbub", "bench", server.url, "--seconds", "600", "--connections", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert answered.wait(50)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 130
+    assert "Interrupted: these are the figures so far." in output
+    assert "answers/s" in output
+    assert errors == ""
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_rate(hub, serve):
+    near, far = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hubbub", "bench", serve(hub).url, "--seconds", "0.6", "--json"],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=far,
+    )
+    os.close(far)
+    shown = b""
+    try:
+        while data := _read(near):
+            shown += data
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(near)
+    assert process.returncode == 0
+    assert json.loads(output)["count"] > 0
+    assert b"answers/s" in shown
+    assert "━".encode() in shown
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # nobody has the other end any more
+        return b""
+
+
+def test_files_that_the_machine_does_not_allow_are_told_of_before(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    result = bench("ws://127.0.0.1:1", "--connections", "99")
+    assert result.exit_code == 2
+    assert "ulimit" in result.stderr
