@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,17 +11,41 @@ from rich.console import Console
 
 from benchmarks import peers as all_peers
 from benchmarks.peers import Peer
-from benchmarks.report import table, write
-from benchmarks.rounds import measure
+from benchmarks.report import failures, number, table, write
+from benchmarks.rounds import Results, measure
 from benchmarks.servers import raise_file_limit
 from benchmarks.works import Reading, Work
+from benchmarks.works.accepts import Accepts
 from benchmarks.works.echo import Echo
 from benchmarks.works.fanout import FanOut
+from benchmarks.works.latency import Latency
+from benchmarks.works.memory import Memory
+from benchmarks.works.rooms import Rooms
+from benchmarks.works.stalled import Stalled
 
-WORKS: dict[str, Callable[[int, int], Work]] = {
-    "echo": lambda connections, _: Echo(connections),
-    "fanout-1": lambda _, subscribers: FanOut(subscribers, in_flight=1),
-    "fanout-8": lambda _, subscribers: FanOut(subscribers, in_flight=8),
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the works are."""
+
+    connections: int
+    subscribers: int
+    idle: int
+    rooms: int
+
+
+WORKS: dict[str, Callable[[Sizes], Work]] = {
+    "echo": lambda sizes: Echo(sizes.connections),
+    "fanout-1": lambda sizes: FanOut(sizes.subscribers, in_flight=1),
+    "fanout-8": lambda sizes: FanOut(sizes.subscribers, in_flight=8),
+    "fanout-1-1k": lambda sizes: FanOut(sizes.subscribers, in_flight=1, size=1024),
+    "fanout-8-1k": lambda sizes: FanOut(sizes.subscribers, in_flight=8, size=1024),
+    "fanout-1-1k-deflate": lambda sizes: FanOut(sizes.subscribers, in_flight=1, size=1024, compressed=True),
+    "rooms": lambda sizes: Rooms(sizes.rooms, members=10, in_flight=32),
+    "memory": lambda sizes: Memory(sizes.idle),
+    "accepts": lambda _: Accepts(at_once=32),
+    "latency": lambda _: Latency(),
+    "stalled": lambda _: Stalled(),
 }
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -39,6 +64,8 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one measured window.")] = 2.0,
     connections: Annotated[int, typer.Option(min=1, help="Clients that have messages echoed.")] = 50,
     subscribers: Annotated[int, typer.Option(min=1, help="Clients that broadcasts go to.")] = 1000,
+    idle: Annotated[int, typer.Option(min=2, help="Clients that are held idle for their memory.")] = 5000,
+    rooms: Annotated[int, typer.Option(min=1, help="Rooms, of 10 clients each.")] = 1000,
     name: Annotated[str, typer.Option(help="Name of the file of figures, after the date.")] = "bench",
     results: Annotated[Path, typer.Option(help="Folder for it.")] = Path(__file__).parent / "results",
 ) -> None:
@@ -53,29 +80,30 @@ def main(
     os.sched_setaffinity(0, {cores[1]})
     raise_file_limit()
 
-    def tell(work: Work, number: int, peer: Peer, reading: Reading) -> None:
+    def tell(work: Work, turn: int, peer: Peer, reading: Reading) -> None:
         console.print(
-            f"{work.name}, round {number}: {peer.name} {reading.value:,.0f} {work.unit}; "
+            f"{work.name}, round {turn}: {peer.name} {number(reading.value)} {work.unit}; "
             f"server {reading.server.busy:.0%} busy, generator {reading.generator.busy:.0%}",
             style="dim",
             highlight=False,
             soft_wrap=True,
         )
 
-    works = [WORKS[key](connections, subscribers) for key in dict.fromkeys(work or WORKS)]
-    done = [measure(each, chosen, rounds, seconds, cores[0], tell) for each in works]
+    sizes = Sizes(connections, subscribers, idle, rooms)
+    works = [WORKS[key](sizes) for key in dict.fromkeys(work or WORKS)]
+    options = {"rounds": rounds, "seconds": seconds, **asdict(sizes)}
+    options |= {"server_core": cores[0], "generator_core": cores[1]}
+    done: list[Results] = []
+    for each in works:
+        done.append(measure(each, chosen, rounds, seconds, cores[0], tell))
+        path = write(results, name, chosen, options, done)  # each time: what comes later may fail
     for figures in done:
         console.print(table(figures))
-    options = {
-        "rounds": rounds,
-        "seconds": seconds,
-        "connections": connections,
-        "subscribers": subscribers,
-        "server_core": cores[0],
-        "generator_core": cores[1],
-    }
-    path = write(results, name, chosen, options, done)
     console.print(f"All rounds are in {path}.", highlight=False, soft_wrap=True)
+    failed = [sentence for figures in done for sentence in failures(figures)]
+    for sentence in failed:
+        console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
 
 
 def _choose_peers(names: list[str] | None, console: Console) -> list[Peer]:

@@ -48,3 +48,14 @@ class Watch:
             if self._children:
                 for child in thread.joinpath("children").read_text().split():
                     yield from self._threads(int(child))
+
+
+def memory(pid: int) -> int:
+    """Memory of a process and all that it has started, in kB: its own, and its part of what is shared."""
+    total = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            total = int(line.split()[1])
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        total += sum(memory(int(child)) for child in thread.joinpath("children").read_text().split())
+    return total

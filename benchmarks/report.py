@@ -6,7 +6,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -20,19 +19,22 @@ from benchmarks.rounds import Results
 
 def table(results: Results) -> Table:
     """One line for each peer, with the first peer's ratio to it."""
-    first = next(iter(results.readings))
-    shown = Table(title=f"{results.work.name}: {results.work.unit}", title_justify="left", box=SIMPLE)
+    first = next(iter(results.readings), "")
+    work = results.work
+    better = "; less is better" if work.lower_is_better else ""
+    shown = Table(title=f"{work.name}: {work.unit}{better}", title_justify="left", box=SIMPLE)
     shown.pad_edge = False
     shown.collapse_padding = True
     shown.add_column("\npeer", no_wrap=True)
     for heading in ("\nmedian", "\nspread", f"{first}\n/ peer", "server\nbusy", "generator\nbusy", "\nnoise"):
         shown.add_column(heading, justify="right", no_wrap=True)
+    mark = "≤ " if work.lower_is_better else "≥ "
     for peer, readings in results.readings.items():
         middle, values, ratios = results.median(peer), results.values(peer), results.ratios(peer)
-        bound = median(reading.generator.busy for reading in readings) >= SATURATED
+        bound = work.limited and median(reading.generator.busy for reading in readings) >= SATURATED
         shown.add_row(
             peer,
-            f"{'≥ ' if bound else ''}{middle:,.0f}",
+            f"{mark if bound else ''}{number(middle)}",
             f"{(max(values) - min(values)) / middle:.0%}",
             "" if peer == first else f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             f"{median(reading.server.busy for reading in readings):.0%}",
@@ -40,6 +42,16 @@ def table(results: Results) -> Table:
             f"{max(max(reading.server.waiting, reading.generator.waiting) for reading in readings):.0%}",
         )
     return shown
+
+
+def failures(results: Results) -> list[str]:
+    """A sentence for each peer that failed."""
+    return [f"{peer} failed at {results.work.name}: {reason}" for peer, reason in results.failures.items()]
+
+
+def number(value: float) -> str:
+    """A figure as people read it, to three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def write(
@@ -51,7 +63,7 @@ def write(
 ) -> Path:
     """Write everything to `<date>-<name>.json` in `folder`, over an older one; return its path."""
     now = datetime.now().astimezone()
-    packages = sorted({package for peer in peers for package in peer.packages})
+    versions = {name: told for peer in peers for name, told in peer.all_versions().items()}
     document = {
         "name": name,
         "date": now.isoformat(timespec="seconds"),
@@ -61,7 +73,7 @@ def write(
             "kernel": f"{platform.system()} {platform.release()}",
             "python": f"{platform.python_implementation()} {platform.python_version()}",
         },
-        "packages": {package: version(package) for package in packages},
+        "packages": dict(sorted(versions.items())),
         "options": options,
         "works": [_work(results) for results in done],
     }
@@ -75,18 +87,21 @@ def _work(results: Results) -> dict[str, object]:
     return {
         "name": results.work.name,
         "unit": results.work.unit,
-        "compared": next(iter(results.readings)),
+        "better": "lower" if results.work.lower_is_better else "higher",
+        "compared": next(iter(results.readings), None),
+        "failures": results.failures,
         "peers": {
             peer: {
-                "median": round(results.median(peer), 1),
+                "median": round(results.median(peer), 3),
                 "ratio": round(median(results.ratios(peer)), 3),
                 "ratios": [round(ratio, 3) for ratio in results.ratios(peer)],
                 "rounds": [
                     {
-                        "value": round(reading.value, 1),
+                        "value": round(reading.value, 3),
                         "seconds": round(reading.seconds, 3),
                         "server": _shares(reading.server),
                         "generator": _shares(reading.generator),
+                        **{name: round(value, 3) for name, value in reading.details.items()},
                     }
                     for reading in readings
                 ],

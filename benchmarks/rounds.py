@@ -1,5 +1,6 @@
 """Peers in turn, round after round, so that a slow drift of the machine falls on all of them alike."""
 
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -8,6 +9,9 @@ from benchmarks.peers import Peer
 from benchmarks.servers import serving
 from benchmarks.works import Reading, Work
 
+FAILURES = OSError, ValueError, RuntimeError, ZeroDivisionError, subprocess.SubprocessError
+"""What goes wrong with one peer: the others are measured all the same."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -15,6 +19,8 @@ class Results:
 
     work: Work
     readings: dict[str, list[Reading]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Peers that could not be measured, and why not."""
 
     def values(self, peer: str) -> list[float]:
         return [reading.value for reading in self.readings[peer]]
@@ -36,12 +42,24 @@ def measure(
     core: int,
     tell: Callable[[Work, int, Peer, Reading], None],
 ) -> Results:
-    """Measure one work. Each window has a fresh server, on `core`; `tell` hears of each reading at once."""
-    results = Results(work, {peer.name: [] for peer in peers})
-    for number in range(1, rounds + 1):
-        for peer in peers:
-            with serving(peer, core) as server:
-                reading = work.measure(peer, server, seconds)
-            results.readings[peer.name].append(reading)
-            tell(work, number, peer, reading)
+    """Measure one work, of the peers that can do it. Each window has a fresh server, on `core`; `tell` hears
+    of each reading at once. A peer that fails is left out from then on.
+    """
+    able = [peer for peer in peers if work.can(peer)]
+    results = Results(work, {peer.name: [] for peer in able})
+    for turn in range(1, rounds + 1):
+        for peer in able:
+            if peer.name in results.failures:
+                continue
+            try:
+                with serving(peer, core, compressed=work.compressed) as server:
+                    reading = work.measure(peer, server, seconds)
+                    if reading.value <= 0:
+                        raise ValueError("Nothing was measured.")  # nothing can be compared with it
+            except FAILURES as error:
+                results.failures[peer.name] = "\n".join([str(error), *getattr(error, "__notes__", ())])
+                del results.readings[peer.name]
+            else:
+                results.readings[peer.name].append(reading)
+                tell(work, turn, peer, reading)
     return results

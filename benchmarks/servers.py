@@ -28,18 +28,20 @@ class Server:
 
 
 @contextmanager
-def serving(peer: Peer, core: int) -> Iterator[Server]:
+def serving(peer: Peer, core: int, *, compressed: bool = False) -> Iterator[Server]:
     """Run the peer's server on one core; it is ended with the context.
 
     Raises `RuntimeError` if it ends or does not listen within `START_TIMEOUT`. Any exception that leaves the
     context has a note with what the server printed.
     """
+    command = peer.compressed if compressed else peer.command
+    assert command is not None
     port = _free_port()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            peer.command(port),
+            command(port),
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *_python_path()])},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -62,6 +64,10 @@ def raise_file_limit() -> None:
     """Let this process and the servers it starts have as many open sockets as the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _free_port() -> int:

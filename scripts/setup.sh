@@ -1,10 +1,11 @@
 #!/bin/sh
-# Prepares a clone for one purpose: demo, test, check or bench. The Makefile runs it before each of them.
-# All it makes lies in .venv and tests/peers/node_modules; only missing Debian packages go into the system.
+# Prepares a clone for one purpose: demo, test, check, bench or fuzz. The Makefile runs it before each of them.
+# All it makes lies in .venv, tests/peers/node_modules, benchmarks/peers/node_modules and benchmarks/peers/nginx;
+# only missing Debian packages go into the system, and for nchan an empty folder in /var/lib/nginx.
 # What is already in place is left alone, and a run that was cut short is completed by the next one.
 set -eu
 
-purpose=${1:?"say what to prepare: demo, test, check or bench"}
+purpose=${1:?"say what to prepare: demo, test, check, bench or fuzz"}
 cd "$(dirname "$0")/.."
 root=$(pwd -P)
 # Without a terminal there is nobody to type a password.
@@ -115,17 +116,59 @@ install_browser_and_node() {
     done
 }
 
+# install_node_packages FOLDER: those that the lock file in it names
 install_node_packages() {
-    [ -f tests/peers/package-lock.json ] || return 0
     # npm ci begins by removing node_modules, so the stamp in it goes with what it vouches for.
-    stamp=tests/peers/node_modules/.hubbub-stamp
-    state=$(cksum <tests/peers/package-lock.json)
+    stamp=$1/node_modules/.hubbub-stamp
+    state=$(cksum <"$1/package-lock.json")
     [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
-    say "Installing the node packages that the tests talk to."
-    (cd tests/peers && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null) ||
+    say "Installing the node packages of $1."
+    (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null) ||
         fail "npm could not install them; its reason is above. Check the network and try again."
-    mkdir -p tests/peers/node_modules
+    mkdir -p "$1/node_modules"
     echo "$state" >"$stamp"
+}
+
+install_node() {
+    missing=
+    runs node --version || missing="nodejs"
+    runs npm --version || missing="$missing npm"
+    [ -n "$missing" ] || return 0
+    # shellcheck disable=SC2086  # one word for each package
+    install_debian_packages $missing
+    for program in node npm; do
+        runs "$program" --version || fail "$program is there but fails; see what '$program --version' says."
+    done
+}
+
+# nginx_runs FOLDER: it may lack a library that apt-get would have installed
+nginx_runs() {
+    told=$("$1/usr/sbin/nginx" -v 2>&1) || { say "nginx does not run here: $told"; return 1; }
+}
+
+# nginx and nchan are only unpacked. Installed, nginx would start with the system and take port 80.
+unpack_nginx() {
+    folder=benchmarks/peers/nginx
+    # nchan insists on this one, whatever the configuration says. Debian's nginx has it too.
+    body=/var/lib/nginx/body
+    if runs "$folder/usr/sbin/nginx" -v && [ -d $body ]; then return 0; fi
+    if ! runs command -v apt-get; then
+        say "nginx with nchan is taken from Debian's packages, so here the benchmarks go without it."
+        return 0
+    fi
+    say "Unpacking nginx and nchan in $folder."
+    as_root apt-get -qq update || say "apt-get could not refresh its package lists; trying with those it has."
+    rm -rf "$folder" "$folder.new"
+    mkdir "$folder.new"
+    if (
+        cd "$folder.new" && apt-get -qq -o APT::Sandbox::User= download nginx libnginx-mod-nchan &&
+            for package in ./*.deb; do dpkg-deb --extract "$package" . && rm "$package" || exit 1; done
+    ) && nginx_runs "$folder.new" && { [ -d $body ] || as_root install -d $body; }; then
+        mv "$folder.new" "$folder"
+    else
+        rm -rf "$folder.new"
+        say "That failed; the reason is above. The benchmarks go without nchan."
+    fi
 }
 
 # Two set-ups at once in one clone (make demo and make test in two terminals) take turns.
@@ -139,16 +182,16 @@ case $purpose in
     test)
         install_python_packages --group test
         install_browser_and_node
-        install_node_packages
+        install_node_packages tests/peers
         ;;
     # The type checker wants to see what the tests bring along, such as pydantic.
     check) install_python_packages --group test --group check ;;
     bench)
-        if grep -q '^bench *= *\[' pyproject.toml; then
-            install_python_packages --group bench
-        else
-            install_python_packages
-        fi
+        install_python_packages --group bench
+        # In a subshell: what fails in it is the end of it alone.
+        (install_node && install_node_packages benchmarks/peers) || say "The benchmarks go without ws."
+        unpack_nginx
         ;;
-    *) fail "There is no set-up for '$purpose': it is demo, test, check or bench." ;;
+    fuzz) install_python_packages --group fuzz ;;
+    *) fail "There is no set-up for '$purpose': it is demo, test, check, bench or fuzz." ;;
 esac

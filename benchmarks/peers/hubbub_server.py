@@ -1,32 +1,54 @@
 """hubbub as its users run it: typed messages, validated; a room with history; `hubbub serve`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
-from benchmarks.peers import FANOUT, Echo, FanOut, Line, Peer, Step, text
+from benchmarks.peers import Echo, FanOut, Line, Peer, Rooms, Step, text
 from hubbub import Connection, Hubbub, Message, Room
 
 WELCOME = Step(None, b'"$welcome"')
-JOIN = Step(b'{"type":"$join","id":1,"room":"bench/1"}', b'"$ack"')
 SHORT = text(24)  # with its envelope as long as what a peer without one is sent
+
+
+def command(port: int, *options: str) -> list[str]:
+    limits = {
+        "max-connections-per-address": "50000",
+        "max-message-rate": "1000000",
+        "max-message-burst": "1000000",
+    }
+    return [
+        str(Path(sys.executable).with_name("hubbub")),
+        *("serve", f"{__name__}:hub", "--host", "127.0.0.1", "--port", str(port)),
+        *("--ping-interval", "3600"),  # no peer pings during a window
+        *(word for name, value in limits.items() for word in (f"--{name}", value)),
+        *options,
+    ]
+
+
+def in_room(number: int) -> Line:
+    return Line("/", (WELCOME, Step(b'{"type":"$join","id":1,"room":"bench/%d"}' % number, b'"$ack"')))
+
+
+def publish(number: int, text: bytes) -> bytes:
+    return b'{"type":"say","room":"bench/%d","data":{"text":"%b"}}' % (number, text)
+
+
+def delivery(text: bytes) -> bytes:
+    return b'"data":{"text":"%b"}' % text
+
 
 peer = Peer(
     name="hubbub",
-    command=lambda port: [
-        str(Path(sys.executable).with_name("hubbub")),
-        *("serve", f"{__name__}:hub", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"),
-    ],
+    command=lambda port: command(port, "--no-compression"),
+    compressed=command,
     echo=Echo(
         Line("/", (WELCOME,)),
         request=b'{"type":"say","id":1,"data":{"text":"%b"}}' % SHORT,
         answer=b'"data":{"text":"%b"}' % SHORT,
     ),
-    fanout=FanOut(
-        Line("/", (WELCOME, JOIN)),
-        Line("/", (WELCOME, JOIN)),
-        publish=b'{"type":"say","room":"bench/1","data":{"text":"%b"}}' % FANOUT,
-        delivery=b'"data":{"text":"%b"}' % FANOUT,
-    ),
+    fanout=FanOut(in_room(0), in_room(0), partial(publish, 0), delivery),
+    rooms=Rooms(in_room, in_room, publish, delivery),
     packages=("hubbub", "websockets", "uvicorn", "uvloop", "msgspec"),
 )
 

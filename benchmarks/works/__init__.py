@@ -1,14 +1,18 @@
 """What is measured: one file each."""
 
-import gc
 import os
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from benchmarks.activity import Activity, Watch
 from benchmarks.peers import Peer
 from benchmarks.servers import Server
+from hubbub.load import Target
+from hubbub.load.load import Load, without_collection
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Reading:
     """How long the window really was."""
     server: Activity
     generator: Activity
+    details: Mapping[str, float] = field(default_factory=dict)
+    """What else was seen, for the file."""
 
 
 class Work(ABC):
@@ -28,6 +34,15 @@ class Work(ABC):
 
     name: str
     unit: str
+    lower_is_better: ClassVar[bool] = False
+    limited: ClassVar[bool] = True
+    """Whether a generator that is saturated shows less than the server can do."""
+    compressed = False
+    """Whether the server is to compress."""
+
+    @abstractmethod
+    def can(self, peer: Peer) -> bool:
+        """Tell whether the peer does such work at all."""
 
     @abstractmethod
     def measure(self, peer: Peer, server: Server, seconds: float) -> Reading:
@@ -37,42 +52,41 @@ class Work(ABC):
         """
 
 
-class Load(ABC):
-    """The clients of one window: connected and checked when made."""
-
-    @abstractmethod
-    def run(self, seconds: float) -> int:
-        """Go on with the load for that long; return how many messages have come in."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Send no more, receive what is under way, and check that it is right."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close all connections."""
-
-
 class RateWork(Work):
     """Messages per second over a window, after a warm-up, under a load that waits for answers."""
 
     @abstractmethod
-    def load(self, peer: Peer, port: int) -> Load:
+    def load(self, peer: Peer, target: Target) -> Load:
         """Connect the clients."""
 
     def measure(self, peer: Peer, server: Server, seconds: float) -> Reading:
-        load = self.load(peer, server.port)
-        gc.collect()
-        gc.disable()
-        try:
+        with self.load(peer, target(server)) as load, without_collection():
             load.run(seconds / 4)
-            its, own = Watch(server.pid, children=True), Watch(os.getpid(), children=False)
-            began = time.perf_counter()
-            count = load.run(seconds)
-            took = time.perf_counter() - began
-            reading = Reading(count / took, took, its.activity(), own.activity())
+            with watched(server) as reading:
+                count = load.run(seconds)
             load.finish()
-        finally:
-            gc.enable()
-            load.close()
-        return reading
+        return reading(lambda took: count / took)
+
+
+Finish = Callable[..., Reading]
+"""Makes the reading of a watched window: from the value, or from what gives it for the window's length."""
+
+
+@contextmanager
+def watched(server: Server) -> Iterator[Finish]:
+    """Watch the server and this process; what is given makes a reading of it afterwards."""
+    its, own = Watch(server.pid, children=True), Watch(os.getpid(), children=False)
+    began = time.perf_counter()
+    seen: list[tuple[float, Activity, Activity]] = []
+
+    def reading(value: Callable[[float], float], details: Mapping[str, float] | None = None) -> Reading:
+        took, server_activity, own_activity = seen[0]
+        return Reading(value(took), took, server_activity, own_activity, details or {})
+
+    yield reading
+    seen.append((time.perf_counter() - began, its.activity(), own.activity()))
+
+
+def target(server: Server) -> Target:
+    """Where a peer's server is."""
+    return Target("127.0.0.1", server.port)

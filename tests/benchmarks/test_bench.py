@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ pytestmark = pytest.mark.skipif(
     reason="needs Linux and a core each for the server and for the load generator",
 )
 
+PEERS = ("hubbub", "websockets", "floor")
+
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -23,38 +26,77 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=55,
     )
 
 
-def test_a_small_run_prints_tables_and_keeps_the_figures(tmp_path: Path) -> None:
+def small_run(folder: Path, work: str, *peers: str) -> tuple[dict[str, Any], str]:
+    """Run one work with few clients; return its figures and what was printed."""
     done = run(
-        *("--peer", "websockets", "--peer", "floor", "--rounds", "1", "--seconds", "0.2"),
-        *("--connections", "3", "--subscribers", "10", "--name", "small", "--results", str(tmp_path)),
+        *(option for peer in peers for option in ("--peer", peer)),
+        *("--work", work, "--rounds", "1", "--seconds", "0.2", "--connections", "3", "--subscribers", "10"),
+        *("--idle", "400", "--rooms", "5", "--name", "small", "--results", str(folder)),
     )
-
-    assert done.returncode == 0, done.stderr
-    assert "echo, 3 connections: echoes/s" in done.stdout
-    assert "generator" in done.stdout
-    [path] = tmp_path.iterdir()
+    assert done.returncode == 0, done.stderr + done.stdout
+    [path] = folder.iterdir()
     assert path.name.endswith("-small.json")
-    figures = json.loads(path.read_text())
-    assert set(figures["packages"]) == {"websockets", "uvloop"}
-    assert [work["name"] for work in figures["works"]] == [
-        "echo, 3 connections",
-        "fan-out to 10, w=1",
-        "fan-out to 10, w=8",
-    ]
-    for work in figures["works"]:
-        assert list(work["peers"]) == ["websockets", "floor"]
-        for peer in work["peers"].values():
-            assert len(peer["rounds"]) == len(peer["ratios"]) == 1
-            for reading in peer["rounds"]:
-                assert reading["value"] > 0
-                assert reading["seconds"] >= 0.2
-                assert reading["server"]["working"] > 0
-                assert reading["generator"]["working"] > 0
-        assert work["peers"]["websockets"]["ratios"] == [1]
+    document = json.loads(path.read_text())
+    [figures] = document["works"]
+    return figures | {"packages": document["packages"]}, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("work", "name", "unit"),
+    [
+        ("echo", "echo, 3 connections", "echoes/s"),
+        ("fanout-1", "fan-out to 10, w=1", "deliveries/s"),
+        ("fanout-8", "fan-out to 10, w=8", "deliveries/s"),
+        ("fanout-1-1k", "fan-out to 10, w=1, 1024 bytes", "deliveries/s"),
+        ("fanout-8-1k", "fan-out to 10, w=8, 1024 bytes", "deliveries/s"),
+        ("rooms", "5 rooms of 10, 32 at once", "deliveries/s"),
+        ("accepts", "new connections, 32 at once", "connections/s"),
+    ],
+)
+def test_a_rate_is_measured_of_all_peers_in_turn(tmp_path: Path, work: str, name: str, unit: str) -> None:
+    figures, printed = small_run(tmp_path, work, *PEERS)
+    assert f"{name}: {unit}" in printed
+    assert "less is better" not in printed
+    assert (figures["name"], figures["unit"], figures["better"]) == (name, unit, "higher")
+    assert set(figures["packages"]) == {"hubbub", "websockets", "uvicorn", "uvloop", "msgspec"}
+    assert list(figures["peers"]) == list(PEERS)
+    for peer in figures["peers"].values():
+        [reading] = peer["rounds"]
+        assert len(peer["ratios"]) == 1
+        assert reading["value"] > 0
+        assert reading["seconds"] >= 0.2
+        assert reading["server"]["working"] > 0
+        assert reading["generator"]["working"] > 0
+    assert figures["peers"]["hubbub"]["ratios"] == [1]
+
+
+def test_compressed_broadcasts_are_measured_of_peers_that_compress(tmp_path: Path) -> None:
+    figures, _ = small_run(tmp_path, "fanout-1-1k-deflate", "hubbub", "websockets", "floor")
+    assert figures["name"] == "fan-out to 10, w=1, 1024 bytes compressed"
+    assert all(peer["median"] > 0 for peer in figures["peers"].values())
+
+
+@pytest.mark.parametrize(
+    ("work", "peers", "details"),
+    [
+        ("memory", PEERS[:2], {"before_kB", "after_kB", "connections"}),
+        ("latency", PEERS, {"p50_ms", "max_ms", "deliveries"}),
+        ("stalled", PEERS, {"p99_before_ms", "p99_stalled_ms"}),
+    ],
+)
+def test_where_less_is_better_it_says_so(
+    tmp_path: Path, work: str, peers: tuple[str, ...], details: set[str]
+) -> None:
+    figures, printed = small_run(tmp_path, work, *peers)
+    assert "less is better" in printed
+    assert figures["better"] == "lower"
+    for peer in figures["peers"].values():
+        assert peer["median"] > 0
+        assert all(reading[detail] > 0 for reading in peer["rounds"] for detail in details)
 
 
 def test_an_unknown_peer_is_refused_with_the_names_there_are() -> None:

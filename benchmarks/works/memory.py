@@ -1,0 +1,63 @@
+"""Memory of the server for each connection that has joined a room and says nothing."""
+
+import time
+
+from benchmarks.activity import Watch, memory
+from benchmarks.peers import Peer
+from benchmarks.servers import Server
+from benchmarks.works import Reading, Work, target, watched
+from hubbub.load.idle import IdleConnections
+
+FIRST = 1000
+"""Connections that the server has before it is looked at: what it allocates once doesn't count."""
+QUIET = 0.02
+"""The share of the time that a server works which has nothing more to do."""
+SETTLES_WITHIN = 10.0
+
+
+class Memory(Work):
+    """What the server's memory grows by from some connections to many, divided by how many came between."""
+
+    unit = "kB each"
+    lower_is_better = True
+    limited = False
+
+    def __init__(self, connections: int) -> None:
+        self.name = f"memory of {connections} idle connections in a room"
+        self._connections = connections
+        self._first = min(FIRST, connections // 2)
+
+    def can(self, peer: Peer) -> bool:
+        return peer.fanout is not None
+
+    def measure(self, peer: Peer, server: Server, seconds: float) -> Reading:  # noqa: ARG002  # there is no window
+        assert peer.fanout is not None
+        idle = IdleConnections(target(server), peer.fanout.subscriber)
+        try:
+            idle.open(self._first)
+            before = self._settled(server, idle)
+            with watched(server) as reading:
+                idle.open(self._connections - self._first)
+                after = self._settled(server, idle)
+            idle.hold(0)
+            if after <= before:
+                raise ValueError("The server's memory did not grow; more connections are needed to tell.")
+            if len(idle) != self._connections:
+                raise ValueError(f"Only {len(idle)} of {self._connections} connections were held.")
+        finally:
+            idle.close()
+        return reading(
+            lambda _: (after - before) / (self._connections - self._first),
+            {"before_kB": before, "after_kB": after, "connections": self._connections},
+        )
+
+    def _settled(self, server: Server, idle: IdleConnections) -> int:
+        """The server's memory in kB, once it has done all that it was asked for and is quiet."""
+        idle.ask()
+        deadline = time.monotonic() + SETTLES_WITHIN
+        while time.monotonic() < deadline:
+            watch = Watch(server.pid, children=True)
+            idle.hold(0.2)
+            if watch.activity().busy < QUIET:
+                return memory(server.pid)
+        raise TimeoutError(f"The server was not quiet within {SETTLES_WITHIN:.0f} seconds.")
