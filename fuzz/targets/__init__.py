@@ -1,0 +1,1 @@
+"""What is fuzzed: each module has a `check(data)` that raises for a finding, and only then."""
