@@ -71,8 +71,10 @@ class TestLogIn:
         async with talk(url, additional_headers=cookie, origin="https://example.com") as client:
             assert client.welcome["user"] == "ada"
         other = {"additional_headers": cookie, "origin": "https://evil.example"}
-        async with talk(url, welcome=False, **other) as client:
-            assert await client.closed() == (4401, "This page may not connect.")
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with talk(url, **other):
+                pass
+        assert refused.value.response.status_code == 403
         async with talk(url, origin="https://example.com", welcome=False) as client:
             assert await client.closed() == (4401, "Log in first.")
 
@@ -162,6 +164,35 @@ class TestSendToAUser:
             await client.send(type="ask_for_tips")
             assert await client.receive() == {"type": "tip", "data": {"text": "Whispers are kept for a day."}}
             assert (await client.receive())["type"] == "tip"
+
+
+class TestSlowReaders:
+    async def test_who_keeps_up_gets_everything_in_all_rooms(self, page, serve):
+        module = page("slow-readers", "app")
+
+        @module.hub.on_message
+        async def leave(message: Leave) -> None:
+            for cents in (1, 2, 3):
+                await module.quote("nyse", "HUB", cents)
+                await module.log("web1", str(cents))
+
+        async with talk(serve(module.hub).url) as client:
+            await client.join("price/nyse")
+            await client.join("trace/web1")
+            assert (await client.ask(type="$join", room="chat/lobby"))["type"] == "$ack"
+            await client.send(type="leave")
+            arrived = [(await client.receive())["data"] for _ in range(6)]
+            assert arrived == [
+                data
+                for cents in (1, 2, 3)
+                for data in ({"symbol": "HUB", "cents": cents}, {"text": str(cents)})
+            ]
+
+    async def test_a_key_is_for_rooms_that_conflate(self, page):
+        module = page("slow-readers", "app")
+        async with module.hub.lifespan():
+            with pytest.raises(ConfigurationError, match="conflate"):
+                await module.chat(name="lobby").send(module.Say("hi"), key="x")
 
 
 class TestPublishFromARoute:
@@ -331,7 +362,8 @@ class TestDeploy:
 
 
 class TestLogs:
-    async def test_events_have_the_fields_of_the_table(self, shelf, run):
+    async def test_events_have_the_fields_of_the_table(self, shelf, environment, run):
+        environment["HUBBUB_MAX_CONNECTIONS"] = "100"  # for which there are file descriptors everywhere
         shelf.put_all("docs/how-to/log-in.md")
         process = run("app:hub")
         async with talk(f"ws://127.0.0.1:{process.port}/?token=8c1f5b0e") as client:

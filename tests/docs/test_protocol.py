@@ -82,7 +82,7 @@ async def raw(port: int, head: str) -> list[str]:
 
 class TestConnecting:
     async def test_the_handshake_goes_as_the_page_says(self, hub, serve):
-        asked, answered = (block.text for block in blocks(PAGE) if block.language == "http")
+        asked, answered, _ = (block.text for block in blocks(PAGE) if block.language == "http")
         lines = await raw(serve(hub).port, asked)
         status, *headers = answered.split("\n")
         assert lines[0] == status
@@ -93,7 +93,7 @@ class TestConnecting:
         ("change", "status"),
         [
             (("GET ", "POST "), 405),
-            (("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8"), 400),
+            (("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8"), 426),
             (("Sec-WebSocket-Key: ", "X-Key: "), 400),
             (("GET / ", "GET /elsewhere "), 404),
         ],
@@ -103,6 +103,11 @@ class TestConnecting:
         lines = await raw(serve(hub).port, asked.replace(*change))
         assert lines[0].split(" ")[1] == str(status)
         assert re.search(rf"^\| [\d, ]*\b{status}\b[\d, ]* \|", read(PAGE), re.MULTILINE)
+
+    async def test_compression_is_agreed_to_as_the_page_says(self, hub, serve):
+        asked, _, agreed = (block.text for block in blocks(PAGE) if block.language == "http")
+        offer = asked.strip() + "\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+        assert agreed.strip() in await raw(serve(hub).port, offer)
 
     @pytest.mark.parametrize("offered", [None, ["chat"]])
     async def test_without_a_known_subprotocol_it_is_json(self, hub, serve, offered):
@@ -273,7 +278,14 @@ class TestLimits:
         settings = Settings()
         assert rows["the handshake and the login"] == f"{settings.handshake_timeout:g} s"
         assert rows["what waits for a client that reads too slowly"] == f"{settings.max_outbox / 2**20:g} MiB"
-        assert rows["messages of a client that wait for their handler"] == str(settings.max_inbox)
+        assert rows["a message before `$welcome`"] == f"{settings.max_message_before_login / 2**10:g} KiB"
+        levels = rows["levels of nesting in a message, the envelope and its data included"]
+        assert levels == str(settings.max_depth)
+        assert rows["messages, pings and pongs to the server"] == (
+            f"{settings.max_message_rate:g} a second in the long run, {settings.max_message_burst} at once"
+        )
+        waiting = rows["messages of a client that wait for their handler"]
+        assert waiting == f"{settings.max_inbox}, and {settings.max_inbox_bytes / 2**20:g} MiB together"
         assert rows["rooms that a connection is in"] == str(settings.max_rooms)
 
     async def test_a_message_over_the_limit_ends_the_connection(self, hub, start):

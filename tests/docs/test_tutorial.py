@@ -1,8 +1,11 @@
 """The tutorial, as a reader goes through it: lines typed into `hubbub connect`, and the page in a browser."""
 
+import functools
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import sync_playwright as start_playwright
 
 from docs.exchange import WRITTEN_URL, steps
-from docs.pages import Shelf, blocks, files
+from docs.pages import Shelf, blocks, files, read
 
 PAGE = "docs/tutorial.md"
 CHROMIUM = shutil.which("chromium")
@@ -65,21 +68,41 @@ class Window:
         self.page.get_by_role("button", name="Send").click()
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing about it."""
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
 class TestThePage:
     @pytest.fixture
-    def hub(self, shelf: Shelf):
+    def pages(self, tmp_path: Path) -> Iterator[str]:
+        """A server for the page, as the tutorial has one; its address."""
+        handler = functools.partial(Quiet, directory=str(tmp_path))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            yield f"http://localhost:{server.server_port}"
+            server.shutdown()
+            thread.join()
+
+    @pytest.fixture
+    def hub(self, shelf: Shelf, pages: str, monkeypatch: pytest.MonkeyPatch):
+        assert "--allowed-origins http://localhost:8080" in read(PAGE)
+        monkeypatch.setenv("HUBBUB_ALLOWED_ORIGINS", pages)
         (shelf.directory / "chat.py").write_text(versions("chat.py")[-1])
         return shelf.module("chat").hub
 
     @pytest.fixture
-    def open_window(self, browser: Browser, tmp_path: Path):
+    def open_window(self, browser: Browser, pages: str, tmp_path: Path):
         windows: list[Window] = []
 
         def open_window(name: str, url: str) -> Window:
             path = tmp_path / "index.html"
             path.write_text(versions("index.html")[0].replace(WRITTEN_URL, url))
-            windows.append(Window(browser.new_page(), f"{path.as_uri()}?name={name}"))
+            windows.append(Window(browser.new_page(), f"{pages}/index.html?name={name}"))
             return windows[-1]
 
         yield open_window
