@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field
 
 from hubbub import Hubbub, Message, Settings, wire_type
-from wire import Client
+from wire import Client, request_numbers
 
 
 class Say(Message):
@@ -33,5 +33,6 @@ def echo_hub(settings: Settings | None = None) -> Hubbub:
 
 async def is_alive(client: Client) -> None:
     """Check that a client can still talk to an `echo_hub`, and that nothing else is under way to it."""
-    await client.send(type="say", id="alive?", data={"text": "x"})
-    assert await client.receive() == {"type": "$ack", "id": "alive?", "data": {"text": "x"}}
+    alive = f"alive? {next(request_numbers)}"
+    await client.send(type="say", id=alive, data={"text": "x"})
+    assert await client.receive() == {"type": "$ack", "id": alive, "data": {"text": "x"}}

@@ -21,6 +21,8 @@ class FakeTransport:
     framing = staticmethod(framing)
     pings = True
     settle = None
+    pull = None
+    pulling = False
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

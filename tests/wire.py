@@ -1,6 +1,7 @@
 """A client for the tests that knows the wire and nothing of hubbub: `websockets` and JSON or MessagePack."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,9 @@ import msgspec
 import websockets
 
 ARRIVES_WITHIN = 5.0
+
+request_numbers = itertools.count(1)
+"""Requests of the application need an id of their own each, also on the next connection of a session."""
 
 
 class Client:
@@ -43,7 +47,9 @@ class Client:
 
     async def ask(self, **envelope: Any) -> dict[str, Any]:
         """Send an envelope with an id and return the answer that carries it; others are dropped."""
-        envelope.setdefault("id", "asked")
+        if "id" not in envelope:
+            control = envelope["type"].startswith("$")
+            envelope["id"] = "asked" if control else f"asked {next(request_numbers)}"
         await self.send(**envelope)
         while True:
             answer = await self.receive()

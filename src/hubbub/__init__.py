@@ -3,52 +3,21 @@
 >>> from hubbub import Connection, Hubbub, Message, Room
 """
 
-from msgspec import Meta
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .app import Hubbub
-from .engine.connection import Connection
-from .engine.room import Room, Rooms
-from .errors import (
-    CollisionError,
-    ConfigurationError,
-    ConnectionClosed,
-    ConnectionClosedError,
-    ConnectionClosedOK,
-    Denied,
-    HubbubError,
-    InvalidMessage,
-    Unavailable,
-)
-from .observe.log import CorrelationFilter, correlation_id
-from .protocol.codes import CloseCode
-from .protocol.envelope import Envelope, Member, Position
-from .protocol.messages import Message, wire_type
-from .settings import Settings
+__version__ = "0.3.0"
 
-__version__ = "0.2.0"
+if TYPE_CHECKING:
+    from .names import *  # noqa: F403
+else:
+    # Imported when it is asked for: every run of pytest imports this package, for the plugin in it.
 
-__all__ = [
-    "CloseCode",
-    "CollisionError",
-    "ConfigurationError",
-    "Connection",
-    "ConnectionClosed",
-    "ConnectionClosedError",
-    "ConnectionClosedOK",
-    "CorrelationFilter",
-    "Denied",
-    "Envelope",
-    "Hubbub",
-    "HubbubError",
-    "InvalidMessage",
-    "Member",
-    "Message",
-    "Meta",
-    "Position",
-    "Room",
-    "Rooms",
-    "Settings",
-    "Unavailable",
-    "correlation_id",
-    "wire_type",
-]
+    def __getattr__(name):
+        names = import_module(".names", __name__)
+        if name == "__all__" or name in names.__all__:
+            return globals().setdefault(name, getattr(names, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *import_module(".names", __name__).__all__})

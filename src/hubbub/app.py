@@ -35,7 +35,7 @@ from .protocol.codecs import negotiate
 from .settings import Settings
 from .transports.access import Access
 from .transports.admission import CROWDED, Counts, Proxies, Refusal, Refusals
-from .transports.asgi import ASGITransport
+from .transports.asgi import ASGITransport, Readers, Writers
 from .transports.native import EXTENSION, WebSocketProtocol
 from .transports.uvicorn import OPENED
 
@@ -76,6 +76,7 @@ class Hubbub:
         self._counts = Counts(self.settings.max_connections, self.settings.max_connections_per_address)
         self._pending = Pending(self.settings.max_pending)
         self._refusals = Refusals()
+        self._readers, self._writers = Readers(), Writers()
         self._hooks = Hooks()
         self._inboxes = Rooms(
             self._hub,
@@ -319,7 +320,7 @@ class Hubbub:
             return None
         await self._start_late()
         native: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
-        transport: Transport = native or ASGITransport(receive, send)
+        transport: Transport = native or ASGITransport(receive, send, self._readers, self._writers)
         codec, subprotocol = (None, None) if found is not None else negotiate(scope["subprotocols"])
         connection = Connection(scope, transport, self._hub.flusher, self.settings, codec)
         connection.watch.opened = native.opened if native else _opened(scope)

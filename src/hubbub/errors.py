@@ -6,6 +6,11 @@
     * :exc:`Denied`: raised by the application to refuse
     * :exc:`InvalidMessage`: a message can't be understood
     * :exc:`Unavailable`: the broker can't be reached; try again
+    * :exc:`ClientError`: what the Python client raises
+        * :exc:`RequestFailed`: the server answered with an error
+        * :exc:`Unacknowledged`: it can't be known whether a request was carried out
+        * :exc:`OutboxFull`: too much waits to be sent
+        * :exc:`ReconnectFailed`: the client has stopped trying to come back
     * :exc:`ConnectionClosed` (also a ``websockets.ConnectionClosed``)
         * :exc:`ConnectionClosedOK`
         * :exc:`ConnectionClosedError`
@@ -71,6 +76,51 @@ def _told(text: object) -> str:
 
 class Unavailable(HubbubError):
     """The broker can't be reached now, nothing was published; try again."""
+
+
+class ClientError(HubbubError):
+    """Base class of what the Python client raises."""
+
+
+class RequestFailed(ClientError):
+    """The server answered a request with ``$error``.
+
+    `code` is its error code, `retry` whether the same request may succeed later, `problems` what is wrong
+    where, as pairs of a path in the request's ``data`` (``$.text``) and a sentence.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, retry: bool = False, problems: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+        self.message = message
+        self.retry = retry
+        self.problems = tuple(problems)
+
+
+class Unacknowledged(ClientError):
+    """The line was lost with a request on it, and to send it again might have it carried out twice.
+
+    Its session can't be taken up any more: the server has restarted without what it knew, or the client was
+    away for too long. Look at the state, then decide.
+    """
+
+
+class OutboxFull(ClientError):
+    """As many requests wait to be sent or answered as may; wait for some of them, or send less."""
+
+
+class ReconnectFailed(ClientError):
+    """The client has stopped trying to come back: the attempts are used up, or the server said to stay away.
+
+    `code` and `reason` are those with which the last connection was closed; None where there was none.
+    """
+
+    def __init__(self, message: str, code: int | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
 
 
 class ConnectionClosed(HubbubError, websockets.exceptions.ConnectionClosed):

@@ -78,15 +78,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "text"
     )
 
-    broker: Annotated[str, _about("Broker", "Where rooms live: memory:// is this process.", secret=True)] = (
-        "memory://"
-    )
+    broker: Annotated[
+        str,
+        _about(
+            "Broker", "Where rooms live: memory:// is this process, sqlite:///rooms.db a file.", secret=True
+        ),
+    ] = "memory://"
     inbox_history: Annotated[
         int, Meta(ge=0), _about("Broker", "Messages kept for each user, for devices that come later.")
     ] = 100
     lease: Annotated[
         float, Meta(gt=0), _about("Broker", "Seconds after which the members of a crashed instance are gone.")
     ] = 10.0
+
+    deduplication_window: Annotated[
+        float,
+        Meta(gt=0),
+        _about("Broker", "Seconds in which a request that a client sends again is carried out once."),
+    ] = 300.0
+    session_lifetime: Annotated[
+        float,
+        Meta(gt=0),
+        _about("Broker", "Seconds for which a client that lost its line can take its session up again."),
+    ] = 3600.0
 
     ping_interval: Annotated[
         float,

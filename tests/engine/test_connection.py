@@ -109,6 +109,19 @@ async def test_giving_up_to_receive_loses_nothing():
     assert await connection.recv() == "kept"
 
 
+async def test_what_a_cancelled_task_was_brought_goes_to_who_receives_next():
+    connection, _ = fake_connection(codec=None)
+    given_up = asyncio.create_task(connection.recv())
+    await asyncio.sleep(0)
+    connection.received("1")
+    given_up.cancel()
+    async with asyncio.timeout(5):
+        # Without a turn for the cancelled task in between.
+        assert await connection.recv() == "1"
+    connection.received("2")
+    assert await connection.recv() == "2"
+
+
 async def test_two_tasks_can_not_receive_at_once():
     connection, _ = fake_connection(codec=None)
     first = asyncio.create_task(connection.recv())

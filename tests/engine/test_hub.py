@@ -1,7 +1,7 @@
 import pytest
 
 from echo import Say
-from hubbub import ConfigurationError, Hubbub, Position, Settings
+from hubbub import ConfigurationError, Hubbub, Position, Settings, Unavailable
 from hubbub.brokers.base import Departure
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.engine.hub import Hub
@@ -22,6 +22,19 @@ async def test_only_while_it_runs_there_is_a_broker():
         _ = hub.running
     # Nothing is left to stop, and that is no error.
     await hub.stop()
+
+
+async def test_a_broker_that_has_no_secret_to_give_is_stopped_again():
+    class Silent(MemoryBroker):
+        async def secret(self) -> bytes:
+            raise Unavailable("away")
+
+    hub, broker = Hub(Settings()), Silent()
+    with pytest.raises(Unavailable):
+        await hub.start(broker)
+    assert not broker.store.instances
+    with pytest.raises(ConfigurationError, match="The hub is not started"):
+        _ = hub.running
 
 
 async def test_a_hub_that_was_never_started_can_be_stopped():

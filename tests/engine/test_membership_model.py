@@ -98,7 +98,7 @@ class Member:
         self.connection, self.line = fake_connection(flusher=hub.flusher)
         self.memberships = Memberships(hub, self.connection, [self._model.rooms], self._model.inboxes)
         self.connection.on_lost = self.memberships.detach
-        hub.sessions[self.connection.session] = self.connection
+        hub.sessions.begin(self.connection)
         self.wants_to_be_in = self.joined = False
 
     @property
@@ -241,12 +241,12 @@ class Model(RuleBasedStateMachine):
     def lose_the_line(self, which: int) -> None:
         member = self.members[which]
         member.look()
-        lost, memberships, session = member.task, member.memberships, member.connection.session
+        lost, memberships, connection = member.task, member.memberships, member.connection
 
         async def clean_up() -> None:
             if lost is not None:
                 await asyncio.wait([lost])
-            del self.hub.sessions[session]
+            self.hub.sessions.end(connection)
             await memberships.leave_all()
 
         member.line.end()

@@ -21,9 +21,10 @@ class Post(Message):
 async def test_a_client_is_welcomed_with_what_it_needs_to_know(start):
     hub = echo_hub(Settings(ping_interval=7.0, max_message=4096))
     async with talk(start(hub).url) as client:
-        connection = client.welcome.pop("connection")
+        assert client.welcome.pop("connection") != client.welcome.pop("session")
         assert client.welcome == {
-            "protocol": 1, "session": connection, "resumed": False, "heartbeat": 7.0, "max_message": 4096,
+            "protocol": 1, "resumed": False, "heartbeat": 7.0, "max_message": 4096,
+            "lifetime": 3600.0, "window": 300.0,
         }  # fmt: skip
 
 
@@ -141,9 +142,9 @@ async def test_handlers_of_a_room_are_given_the_parts_of_its_name(start):
 
     async with talk(start(hub).url) as client:
         await client.join("game/7/white")
-        assert await client.ask(type="say", room="game/7/white", data={"text": "e4"}) == {
+        assert await client.ask(type="say", id="e4", room="game/7/white", data={"text": "e4"}) == {
             "type": "$ack",
-            "id": "asked",
+            "id": "e4",
             "room": "game/7/white",
             "data": {
                 "number": 7, "side": "white", "room": "game/7/white", "text": "e4",
@@ -182,9 +183,9 @@ async def test_a_broadcast_reaches_all_others(start):
     async with talk(url) as ada, talk(url) as bob:
         await ada.join("chat/lobby")
         await bob.join("chat/lobby")
-        assert await ada.ask(type="say", room="chat/lobby", data={"text": "hi"}) == {
+        assert await ada.ask(type="say", id="hi", room="chat/lobby", data={"text": "hi"}) == {
             "type": "$ack",
-            "id": "asked",
+            "id": "hi",
             "room": "chat/lobby",
         }
         assert (await bob.receive())["data"] == {"text": "hi"}

@@ -233,9 +233,9 @@ async def test_data_that_does_not_fit_its_schema_is_an_error_that_says_where(sta
 
     async with talk(start(hub).url) as client:
         await client.join("lobby")
-        for kind, data, problems in MISFITS:
+        for number, (kind, data, problems) in enumerate(MISFITS):
             room = {"room": "lobby"} if kind in ("$join", "$history") else {}
-            error = await client.ask(type=kind, id=9, data=data, **room)
+            error = await client.ask(type=kind, id=number, data=data, **room)
             assert error["type"] == "$error"
             assert error["data"]["code"] == "invalid"
             assert error["data"]["errors"] == problems

@@ -391,10 +391,3 @@ async def test_who_leaves_is_not_sent_what_was_held():
     subscriptions.deliver("room", entry(2, "2"), subscription.epoch)
     connection.outbox.resume()
     assert seen(connection, line) == ["2"]
-
-
-async def test_control_messages_of_another_version_are_logged_and_otherwise_ignored(logs):
-    subscriptions = await started(Watched())
-    subscriptions.control(b"from the future")
-    [record] = logs.of("error", during="control message", size=15)
-    assert record.levelname == "WARNING"

@@ -165,11 +165,13 @@ async def test_sessions_and_connections_are_not_to_be_guessed(served):
     names = set()
     for _ in range(20):
         async with talk(served.url) as client:
-            assert len(bytes.fromhex(client.welcome["session"])) >= 8
+            assert len(bytes.fromhex(client.welcome["connection"])) >= 8
+            names.add(client.welcome["connection"])
+            # The signature comes first: none of it is to be guessed either.
             names.add(client.welcome["session"])
-    assert len(names) == 20
+    assert len(names) == 40
     # No two share a beginning by more than chance: 32 bits alike would be one in two hundred million.
-    assert len({name[:8] for name in names}) == 20
+    assert len({name[:8] for name in names}) == 40
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def test_data_that_is_null_is_not_data_left_out():
 
 
 def test_a_welcome_leaves_out_a_user_and_an_inbox_that_there_are_not():
-    welcome = Welcome(1, "session", "connection", resumed=False, heartbeat=20.0, max_message=125)
+    welcome = Welcome(
+        1, "session", "connection", resumed=False, heartbeat=20.0, max_message=125, lifetime=60.0, window=30.0
+    )
     assert json.loads(JSON.encode(welcome)) == {
         "protocol": 1,
         "session": "session",
@@ -90,6 +92,8 @@ def test_a_welcome_leaves_out_a_user_and_an_inbox_that_there_are_not():
         "resumed": False,
         "heartbeat": 20.0,
         "max_message": 125,
+        "lifetime": 60.0,
+        "window": 30.0,
     }
 
 

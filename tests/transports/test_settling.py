@@ -26,6 +26,7 @@ class Line:
     def __init__(self, hub: Hubbub) -> None:
         self.free = asyncio.Event()
         self.free.set()
+        self.problem: BaseException | None = None
         self.waiting = asyncio.Event()
         self.sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.senders: list[str] = []
@@ -41,6 +42,8 @@ class Line:
             task = asyncio.current_task()
             assert task is not None
             self.senders.append(task.get_name())
+            if self.problem is not None:
+                raise self.problem
             if not self.free.is_set():
                 self.waiting.set()
                 await self.free.wait()
@@ -133,4 +136,24 @@ async def test_an_application_that_is_cancelled_while_an_answer_waits_is_cancell
         line.application.cancel()
         await asyncio.wait([line.application])
         assert line.application.cancelled()
+        assert len(left) == 1
+
+
+async def test_a_line_whose_server_comes_upon_a_cancellation_is_ended_as_it_has_lost_a_message():
+    async with joined() as (hub, line, left):
+        room = hub.rooms[0]()
+        line.problem = asyncio.CancelledError()
+        await room.send(Say("lost"))
+        await asyncio.wait([line.application])
+        assert not line.application.cancelled()
+        assert line.application.exception() is None
+        assert len(left) == 1
+
+
+async def test_the_same_is_so_for_an_answer():
+    async with joined() as (_, line, left):
+        line.problem = asyncio.CancelledError()
+        line.say(type="$ping", id=1)
+        await asyncio.wait([line.application])
+        assert not line.application.cancelled()
         assert len(left) == 1

@@ -87,6 +87,12 @@ class Broker(Protocol):
     async def stop(self) -> None:
         """Give everything back: subscriptions, this instance's members, connections."""
 
+    async def secret(self) -> bytes:
+        """Return 32 random bytes that all instances share, made by the first that asks.
+
+        They are kept for as long as history is: session tokens are signed with them.
+        """
+
     async def publish(
         self, room: str, payload: bytes, *, sender: str | None, key: str | None, keep: Retention | None
     ) -> Position:

@@ -1,8 +1,9 @@
 """The embedded broker: rooms of one process, in its memory."""
 
+import asyncio
 import hashlib
 import secrets
-import time
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ from ..observe.log import fields, logger
 from ..protocol.envelope import Position
 from .base import Departure, Entry, Guarantees, History, Receiver, Retention
 
-MAX_KEYS = 10_000
+MAX_KEYS = 100_000
 """Deduplication keys remembered for each room; the oldest is forgotten first."""
+
+LIVES = 16_384
+"""Parts in which it is counted how many rooms were forgotten; in which one a room is, its name says."""
 
 
 @dataclass(slots=True)
@@ -29,21 +33,28 @@ class _Stream:
     """Member -> connection -> (instance, details), in the order in which they came."""
 
 
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class MemoryStore:
     """The rooms themselves; brokers that share a store see each other as instances do.
 
-    `clock` returns seconds; `window` is the deduplication window and `lease` the time after which an
-    instance that did not renew is gone, both in seconds.
+    `clock` returns seconds; it is the running event loop's, which a test can move. `window` is the
+    deduplication window and `lease` the time after which an instance that did not renew is gone, both in
+    seconds.
     """
 
     def __init__(
-        self, *, window: float = 300.0, lease: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self, *, window: float = 300.0, lease: float = 10.0, clock: Callable[[], float] = _loop_time
     ) -> None:
         self.window = window
         self.lease = lease
         self.clock = clock
         self.streams: OrderedDict[str, _Stream] = OrderedDict()
         self._life = secrets.token_bytes(16)
+        self._forgotten = array("Q", bytes(8 * LIVES))
+        self.secret = secrets.token_bytes(32)
         self.instances: dict[str, tuple[Receiver, float]] = {}
 
     def stream(self, room: str) -> _Stream:
@@ -56,16 +67,17 @@ class MemoryStore:
     def epoch(self, room: str) -> str:
         """Return the epoch of a room that begins now.
 
-        It is the same until a room that was used is forgotten. So one that never was can be forgotten and
-        begin again, and whoever comes back to it has missed nothing.
+        It is the same until the room was used and is forgotten, or another that is counted with it. So one
+        that never was can be forgotten and begin again, and whoever comes back to it has missed nothing.
         """
         name = room.encode(errors="surrogatepass")
-        return hashlib.blake2b(name, key=self._life, digest_size=6).hexdigest()
+        forgotten = self._forgotten[hash(room) % LIVES].to_bytes(16)
+        return hashlib.blake2b(name, key=self._life, salt=forgotten, digest_size=6).hexdigest()
 
     def forget(self, room: str) -> None:
         """Drop a room's stream."""
         if self.streams.pop(room).offset:
-            self._life = secrets.token_bytes(16)
+            self._forgotten[hash(room) % LIVES] += 1
 
     def trim(self, stream: _Stream, now: float) -> None:
         """Forget entries and keys that are too many or too old."""
@@ -115,6 +127,10 @@ class MemoryBroker:
         for stream in self.store.streams.values():
             stream.subscribers.pop(self.instance, None)
         self._remove_members(lambda instance: instance == self.instance)
+
+    async def secret(self) -> bytes:
+        """Return 32 random bytes that all instances share."""
+        return self.store.secret
 
     async def publish(
         self, room: str, payload: bytes, *, sender: str | None, key: str | None, keep: Retention | None

@@ -44,7 +44,7 @@ class Connection:
         "_closed", "_ending", "_held", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
         "_max_inbox_bytes", "_reading", "_state", "_token", "_waiter",
         "allowed", "closing", "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost",
-        "outbox", "scope", "session", "signs", "transport", "user", "watch",
+        "outbox", "scope", "session", "signs", "transport", "turn", "user", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,8 @@ class Connection:
         """Identifies the connection in logs and to its client."""
         self.session = self.id
         """Identifies the session, which outlives the connection when a client resumes it."""
+        self.turn = 0
+        """How often the session had been taken up, by any connection, when this one took it up."""
         self.user: str | None = None
         """Who it is, as `authenticate` said; None for a guest."""
         self.info: object = None
@@ -85,7 +87,7 @@ class Connection:
         self._max_inbox_bytes = min(settings.max_inbox_bytes, self.max_message)
         self._reading = True
         self._leaving = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[str | bytes | None] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._ending: Ending | None = None
         self._state: dict[str, object] | None = None
@@ -151,7 +153,7 @@ class Connection:
     @property
     def name(self) -> str:
         """Who room members are told a message is from: the user, or ``guest:`` and a few characters."""
-        return self.user if self.user is not None else f"guest:{self.id[:8]}"
+        return self.user if self.user is not None else f"guest:{self.session[:8]}"
 
     @property
     def close_code(self) -> int | None:
@@ -184,8 +186,15 @@ class Connection:
         nothing. Raises :exc:`ConnectionClosed` when there will be no more, :exc:`RuntimeError` if another
         task is already waiting.
         """
-        while (message := self.take()) is None:
-            await self.arrival()
+        message = self.take()
+        while message is None:
+            arrival = self.arrival()
+            try:
+                message = await arrival
+            except asyncio.CancelledError:
+                if arrival.done() and not arrival.cancelled():
+                    self._put_back(arrival.result())
+                raise
         return message
 
     def take(self) -> str | bytes | None:
@@ -201,8 +210,23 @@ class Connection:
             self.transport.resume_reading()
         return message
 
-    def arrival(self) -> asyncio.Future[None]:
-        """Return what is done as soon as a message arrives, or the line is gone; await it at once.
+    def _put_back(self, message: str | bytes | None) -> None:
+        inbox, waiter = self._inbox, self._waiter
+        if message is None:
+            return
+        if waiter is not None and not waiter.done():
+            # Who cancelled has not waited for the end of it, and receives anew.
+            self._waiter = None
+            waiter.set_result(message)
+            return
+        if inbox:
+            self._inbox_bytes += _size_of(inbox[0])
+        inbox.insert(0, message)
+
+    def arrival(self) -> asyncio.Future[str | bytes | None]:
+        """Return what brings the next message, or None if the line is gone; await it at once.
+
+        Only where :meth:`take` has none. Whoever is cancelled meanwhile may have been brought one.
 
         Raises as :meth:`recv` does where there will be no more.
         """
@@ -210,7 +234,7 @@ class Connection:
             raise self._closed_error()
         if self._leaving:
             self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
-        if self._waits:
+        if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("Two tasks can't receive from one connection at once; use one for it.")
         # Asking for the running loop is as dear as making the future, and happens for each message.
         loop = self._loop = self._loop or asyncio.get_running_loop()
@@ -220,7 +244,7 @@ class Connection:
     @property
     def _waits(self) -> bool:
         """Whether a task waits for a message."""
-        return self._waiter is not None and not self._waiter.done()
+        return self.transport.pulling or (self._waiter is not None and not self._waiter.done())
 
     @property
     def _has_room(self) -> bool:
@@ -245,7 +269,7 @@ class Connection:
         that can't be sent here.
         """
         if self.closing:
-            await self._raise_if_closed()
+            await self.raise_if_closed()
         if self.form is not None:
             if isinstance(message, str | bytes | bytearray | memoryview):
                 raise TypeError("Only an endpoint sends str and bytes; here, send a hubbub.Message.")
@@ -262,7 +286,7 @@ class Connection:
         if outbox.paused:
             await outbox.drained()
             # What still waited when it was closed, this message perhaps, is dropped.
-            await self._raise_if_closed()
+            await self.raise_if_closed()
         elif outbox.size > TURN_BYTES or len(outbox.chunks) > TURN_MESSAGES:
             # Who sends without end would otherwise never let others have a turn, as long as the client keeps
             # up, or once it is gone and the loop has not come to tell.
@@ -348,15 +372,16 @@ class Connection:
         if self.messages_in > self.allowed:
             self._sent_too_many()
             return False
-        inbox = self._inbox
-        if inbox:
-            self._inbox_bytes += _size_of(message)
-        inbox.append(message)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(message)
+                return True
+        inbox = self._inbox
+        if inbox:
+            self._inbox_bytes += _size_of(message)
+        inbox.append(message)
         if len(inbox) < self._max_inbox and self._inbox_bytes < self._max_inbox_bytes:
             return True
         self._reading = False
@@ -370,6 +395,15 @@ class Connection:
     def resume_writing(self) -> None:
         """Write again."""
         self.outbox.resume()
+
+    def replaced(self) -> None:
+        """Take that the session goes on on another connection; what waits here comes there again."""
+        self._inbox.clear()
+        self._inbox_bytes = 0
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
+        self.start_close(CloseCode.REPLACED, "the session goes on on another connection")
 
     def failing(self) -> None:
         """Take that the client broke the protocol: nothing more can be sent."""
@@ -406,7 +440,8 @@ class Connection:
         self.outbox.clear()
         self.start_close(CloseCode.TOO_SLOW, "reads too slowly")
 
-    async def _raise_if_closed(self) -> None:
+    async def raise_if_closed(self) -> None:
+        """Raise :exc:`ConnectionClosed`, once it is closed, if it is closing."""
         if self.closing:
             await self.wait_closed()
             raise self._closed_error()

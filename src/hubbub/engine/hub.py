@@ -12,20 +12,24 @@ from ..protocol.codecs import JSON, UNREADABLE, Codec, pack
 from ..protocol.envelope import Envelope, Page, Position, Publication
 from ..protocol.messages import Sendable, wire_type_of
 from ..settings import Settings
+from .attempt import ATTEMPT
 from .connection import Connection
 from .outbox import Flusher
 from .presence import Presence
+from .sessions import Sessions
 from .subscriptions import Subscriptions, envelope_of, publication_of
 from .sweep import Sweep
 
 
 class Running:
-    """What a hub has only while it runs: the broker, and what stands on it."""
+    """What a hub has only while it runs: the broker, what stands on it, and what the broker delivers to."""
 
-    def __init__(self, broker: Broker, sessions: dict[str, Connection], flusher: Flusher) -> None:
+    def __init__(self, broker: Broker, sessions: Sessions, flusher: Flusher) -> None:
         self.broker = broker
         self.presence = Presence(broker)
-        self.subscriptions = Subscriptions(broker, sessions, flusher)
+        self.subscriptions = Subscriptions(broker, sessions.connections, flusher)
+        self.deliver = self.subscriptions.deliver
+        self.control = sessions.control
 
 
 class Hub:
@@ -36,8 +40,7 @@ class Hub:
         self.flusher = Flusher()
         self.connections: dict[str, Connection] = {}
         """All open connections by their id."""
-        self.sessions: dict[str, Connection] = {}
-        """Those that speak hubbub's protocol, by the id of their session."""
+        self.sessions = Sessions(settings)
         self.sweep = Sweep(settings, self.connections.values)
         self._turn = self._published = 0
         self._running: Running | None = None
@@ -48,7 +51,12 @@ class Hub:
         # From here on, and not when logging is set up: that may be another program's doing.
         hide_secrets()
         running = Running(broker, self.sessions, self.flusher)
-        await broker.start(running.subscriptions)
+        await broker.start(running)
+        try:
+            await self.sessions.start(broker)
+        except BaseException:
+            await broker.stop()
+            raise
         self._running = running
         self.sweep.start()
         self._renewal = asyncio.create_task(self._renew(running.presence), name="hubbub: presence leases")
@@ -106,11 +114,12 @@ class Hub:
             None if exclude is None else exclude.session,
             conflation_key,
         )
+        attempt = ATTEMPT.get()
         position = await self.running.broker.publish(
             room,
             pack(publication),
             sender=None if sender is None else sender.session,
-            key=None,
+            key=None if attempt is None else attempt.key(room),
             keep=keep,
         )
         if self._turn != self.flusher.turn:

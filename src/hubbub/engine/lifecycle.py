@@ -80,7 +80,7 @@ class Connected:
             self._forget()
             raise
         if self._memberships is not None:
-            self._hub.sessions[connection.session] = connection
+            self._hub.sessions.begin(connection)
         return self
 
     async def __aexit__(
@@ -102,7 +102,7 @@ class Connected:
             try:
                 memberships = self._memberships
                 if memberships is not None:
-                    self._hub.sessions.pop(connection.session, None)
+                    self._hub.sessions.end(connection)
                     if memberships or self.on_disconnect is not None:
                         await _in_any_case(self._clean_up(memberships), self._hub.settings.close_timeout)
             finally:

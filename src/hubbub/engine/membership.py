@@ -46,11 +46,8 @@ class Replay:
         self._hub = hub
         self._connection = connection
         self._subscription = subscription
-        self._live = since is None
         self.begins = since or subscription.position
         """The position after which the member is sent every message."""
-        if self._live:
-            subscription.add(connection)
 
     async def run(self) -> None:
         """Send what was missed, in order; then the live feed takes over without gap or repeat.
@@ -61,10 +58,9 @@ class Replay:
         """
         connection, subscription = self._connection, self._subscription
         at = self.begins
-        while not (self._live or connection.closing):
+        while not connection.closing:
             if at == subscription.position:
                 subscription.add(connection)
-                self._live = True
                 break
             feed = subscription.position
             reached = await self._page(at)
@@ -125,6 +121,11 @@ class Memberships:
 
     def __bool__(self) -> bool:
         return bool(self._by_name)
+
+    @property
+    def joined(self) -> bool:
+        """Whether the connection is in any room but the inbox of its user."""
+        return any(membership.rooms is not self._inboxes for membership in self._by_name.values())
 
     def of(self, name: str) -> Membership:
         """Return the membership in a room; :exc:`InvalidMessage` if the connection has not joined it."""

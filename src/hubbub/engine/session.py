@@ -20,14 +20,20 @@ from ..protocol.envelope import (
     Join,
     Login,
     Members,
+    MessageId,
+    Position,
     Problem,
+    Resume,
     Since,
+    Ticket,
     Welcome,
 )
+from .answers import LARGEST_ANSWER, Answers
+from .attempt import ATTEMPT, Attempt
 from .callback import ends_task
 from .connection import Connection
 from .hub import Hub
-from .membership import Memberships
+from .membership import Memberships, Replay
 from .router import Router
 
 Control = TypeVar("Control", bound=msgspec.Struct)
@@ -45,7 +51,8 @@ class Session:
     """Reads a connection's messages one at a time, in order, and answers each."""
 
     __slots__ = (
-        "_authenticate", "_codec", "_connection", "_hub", "_max_depth", "_memberships", "_router", "_shallow",
+        "_answers", "_authenticate", "_codec", "_connection", "_fresh", "_hub", "_max_depth", "_memberships",
+        "_router", "_shallow",
     )  # fmt: skip
 
     def __init__(
@@ -65,17 +72,29 @@ class Session:
         self._router = router
         self._memberships = memberships
         self._authenticate = authenticate
+        self._answers: Answers | None = None
+        """What the session's requests were answered; None as long as there was none."""
+        self._fresh = True
+        """Whether another session can still be taken up: nothing was done in this one."""
 
     async def run(self) -> None:
         """Welcome the client and serve its messages until the connection is closed."""
-        inbox = await self._memberships.join_inbox()
-        self._welcome(inbox)
         connection = self._connection
-        settle = connection.transport.settle
+        try:
+            inbox = await self._memberships.join_inbox()
+        except Unavailable:
+            connection.start_close(CloseCode.TRY_AGAIN_LATER, "the inbox can't be joined now")
+            return
+        connection.greet(Envelope("$welcome", data=self._welcome(inbox)))
+        settle, pull = connection.transport.settle, connection.transport.pull
         try:
             while True:
-                while (message := connection.take()) is None:
-                    await connection.arrival()
+                message = connection.take()
+                while message is None:
+                    if pull is not None and await pull():
+                        message = connection.take()
+                    else:
+                        message = await connection.arrival()
                 await self._answer(message)
                 del message  # nothing of it is kept while the next one is waited for
                 outbox = connection.outbox
@@ -87,20 +106,30 @@ class Session:
         except ConnectionClosed:
             if not connection.lost:
                 raise
+        finally:
+            ATTEMPT.set(None)
 
-    def _welcome(self, inbox: Inbox | None) -> None:
+    def _welcome(
+        self,
+        inbox: Inbox | None = None,
+        rooms: dict[str, Position] | None = None,
+        refused: dict[str, Failure] | None = None,
+    ) -> Welcome:
         connection, settings = self._connection, self._hub.settings
-        welcome = Welcome(
+        return Welcome(
             protocol=VERSION,
-            session=connection.session,
+            session=self._hub.sessions.token(connection),
             connection=connection.id,
-            resumed=False,
+            resumed=rooms is not None,
             heartbeat=settings.ping_interval,
             max_message=settings.max_message,
+            lifetime=settings.session_lifetime,
+            window=settings.deduplication_window,
             user=connection.user,
             inbox=inbox,
+            rooms=rooms or {},
+            refused=refused or {},
         )
-        connection.greet(Envelope("$welcome", data=welcome))
 
     async def _answer(self, message: str | bytes) -> None:
         request: Incoming | None = None
@@ -112,6 +141,20 @@ class Session:
                 await self._control(request)
                 return
             connection = self._connection
+            self._fresh = False
+            if request.id is not None:
+                answers = self._answers
+                if answers is None:
+                    answers = self._answers = self._hub.sessions.answers(connection)
+                if request.id in answers.newer or request.id in answers.older:
+                    self._repeat(request)
+                    return
+                if answers.earlier and (answer := answers.earlier_one(request.id)) is not None:
+                    self._send(answer)
+                    return
+                ATTEMPT.set(Attempt(connection.session, request.id))
+            else:
+                ATTEMPT.set(None)
             if request.room is None:
                 handler = self._router.handlers.get(request.type) or self._router.find(request.type)
                 decoded = handler.decode(request.data, self._codec)
@@ -124,25 +167,35 @@ class Session:
                 reply = await handler.callback.begin(connection, membership.room, decoded, *membership.values)
             if request.id is not None:
                 data = msgspec.UNSET if reply is None else reply
-                connection.deliver(Envelope("$ack", request.id, request.room, data=data))
-        except InvalidMessage as problem:
-            problems = [Problem(path, what) for path, what in problem.problems]
-            self._refuse(request, problem.code, problem.message, problems)
-        except Denied as denied:
-            self._refuse(request, ErrorCode.DENIED, denied.reason)
-        except Unavailable as unavailable:
-            self._refuse(request, ErrorCode.UNAVAILABLE, str(unavailable))
-        except ConnectionClosed:
-            if self._connection.lost:
-                raise
-            self._failed(request)
-        except Exception:
-            self._failed(request)
+                self._settle(request.id, Envelope("$ack", request.id, request.room, data=data))
         except BaseException as problem:
-            # As an application's validator or encoder may raise it.
-            if ends_task(problem):
+            # Anything at all, as an application's validator or encoder may raise it.
+            if ends_task(problem) or (isinstance(problem, ConnectionClosed) and self._connection.lost):
                 raise
-            self._failed(request)
+            self._refuse(request, self._failure(problem, request))
+
+    def _repeat(self, request: Incoming) -> None:
+        """Answer a request that was answered on this connection: it is another one with the same id."""
+        # Nothing gets lost on one line, so this is no second attempt.
+        problem = InvalidMessage(
+            f"The id {request.id!r} was used already: take a new one for each request.",
+            [("$.id", "Used already")],
+        )
+        failure = self._failure(problem, request)
+        self._connection.deliver(Envelope("$error", id=request.id, room=request.room, data=failure))
+
+    def _settle(self, request: MessageId, answer: Envelope) -> None:
+        """Answer a request, once and for all: it gets the same when it is sent again."""
+        payload = self._codec.encode(answer)
+        if self._answers is not None and len(payload) <= LARGEST_ANSWER:
+            self._answers.add(request, payload)
+        self._send(payload)
+
+    def _send(self, payload: bytes) -> None:
+        connection = self._connection
+        if not connection.closing:
+            framing = connection.transport.framing
+            connection.outbox.append(framing(payload, self._codec.binary), len(payload))
 
     async def _check_depth(self, message: str | bytes) -> None:
         if len(message) > LARGE:
@@ -154,6 +207,7 @@ class Session:
     # What a message asks for
 
     async def _control(self, request: Incoming) -> None:
+        ATTEMPT.set(None)
         control = _CONTROLS.get(request.type)
         if control is None:
             raise InvalidMessage(
@@ -166,12 +220,53 @@ class Session:
         since = self._data(request, Join).since
         replay = await self._memberships.join(_room_of(request), since)
         self._acknowledge(request, replay.begins)
+        await self._run(replay)
+
+    async def _run(self, replay: Replay) -> None:
         try:
             await replay.run()
         except Exception:
             # It is a member already, but one that would be brought nothing: it has to come back.
             logger.exception("error", extra=fields(connection=self._connection.id, during="replay"))
             self._connection.start_close(CloseCode.TRY_AGAIN_LATER, "history can't be read now")
+
+    async def _resume(self, request: Incoming) -> None:
+        connection, memberships = self._connection, self._memberships
+        if not self._fresh or memberships.joined:
+            raise InvalidMessage("$resume has to come before anything else but $auth, $ping and $pong.")
+        resume = self._data(request, Resume)
+        limit = self._hub.settings.max_rooms
+        if len(resume.rooms) > limit:
+            # One small message must not have thousands of rooms looked for and refused.
+            raise InvalidMessage(f"A connection may be in {limit} rooms.", code=ErrorCode.TOO_MANY_ROOMS)
+        replays: dict[str, Replay] = {}
+        refused: dict[str, Failure] = {}
+        try:
+            await self._hub.sessions.take_up(resume.session, connection)
+            self._fresh = False
+            for name, since in resume.rooms.items():
+                try:
+                    replays[name] = await memberships.join(name, since)
+                except Unavailable:
+                    raise
+                except Exception as problem:
+                    if isinstance(problem, ConnectionClosed) and connection.lost:
+                        raise
+                    refused[name] = self._failure(problem, request)
+        except Unavailable:
+            # Half a session is none: the client comes back later for all of it.
+            connection.start_close(CloseCode.TRY_AGAIN_LATER, "the session can't be taken up now")
+            return
+        begins = {name: replay.begins for name, replay in replays.items()}
+        connection.deliver(
+            Envelope("$welcome", id=request.id, data=self._welcome(rooms=begins, refused=refused))
+        )
+        for replay in replays.values():
+            await self._run(replay)
+
+    async def _renew(self, request: Incoming) -> None:
+        token = self._hub.sessions.token(self._connection)
+        self._acknowledge(request, Ticket(token, self._hub.settings.session_lifetime))
 
     async def _leave(self, request: Incoming) -> None:
         await self._memberships.leave(_room_of(request))
@@ -210,16 +305,19 @@ class Session:
             connection.login = before
             raise
         inbox: Inbox | None = None
+        token: str | None = None
         if user != connection.user:
             connection.user = user
             try:
+                await self._hub.sessions.revoke(connection)
                 await self._memberships.rename()
                 inbox = await self._memberships.join_inbox()
             except BaseException:
                 # So that all of it is done when the client tries again.
                 connection.user = None
                 raise
-        self._acknowledge(request, Identity(user, inbox))
+            token = self._hub.sessions.token(connection)
+        self._acknowledge(request, Identity(user, inbox, token))
 
     async def _ping(self, request: Incoming) -> None:
         self._connection.deliver(PONG if request.id is None else Envelope("$pong", id=request.id))
@@ -238,24 +336,38 @@ class Session:
     def _acknowledge(self, request: Incoming, data: object = msgspec.UNSET) -> None:
         self._connection.deliver(Envelope("$ack", id=request.id, room=request.room, data=data))
 
-    def _refuse(
-        self, request: Incoming | None, code: str, message: str, problems: list[Problem] | None = None
-    ) -> None:
-        known = ERROR_CODES.get(code)  # the application may have codes of its own
-        failure = Failure(code, message, known is not None and known.retry, problems or [])
-        answer = Envelope(
-            "$error", id=request.id if request else None, room=request.room if request else None, data=failure
-        )
-        self._connection.deliver(answer)
+    def _refuse(self, request: Incoming | None, failure: Failure) -> None:
+        if request is None or request.id is None:
+            room = request.room if request else None
+            self._connection.deliver(Envelope("$error", room=room, data=failure))
+            return
+        answer = Envelope("$error", id=request.id, room=request.room, data=failure)
+        if failure.retry or request.type[0] == "$":
+            self._connection.deliver(answer)
+        else:
+            self._settle(request.id, answer)
 
-    def _failed(self, request: Incoming | None) -> None:
+    def _failure(self, problem: BaseException, request: Incoming | None) -> Failure:
+        """Return what a client is told of a problem; one that is the server's is logged."""
+        if isinstance(problem, InvalidMessage):
+            known = ERROR_CODES.get(problem.code)  # the application may have codes of its own
+            problems = [Problem(path, what) for path, what in problem.problems]
+            return Failure(problem.code, problem.message, known is not None and known.retry, problems)
+        if isinstance(problem, Denied):
+            return Failure(ErrorCode.DENIED, problem.reason, ErrorCode.DENIED.retry)
+        if isinstance(problem, Unavailable):
+            return Failure(ErrorCode.UNAVAILABLE, str(problem), ErrorCode.UNAVAILABLE.retry)
         connection = self._connection
         kind = request.type if request else None
-        logger.exception("error", extra=fields(connection=connection.id, user=connection.user, type=kind))
-        self._refuse(
-            request,
+        logger.error(
+            "error",
+            exc_info=problem,
+            extra=fields(connection=connection.id, user=connection.user, type=kind),
+        )
+        return Failure(
             ErrorCode.INTERNAL,
             f"The server met an error (correlation id {connection.correlation_id}).",
+            ErrorCode.INTERNAL.retry,
         )
 
 
@@ -266,6 +378,8 @@ def _room_of(request: Incoming) -> str:
 
 
 _CONTROLS: dict[str, Callable[[Session, Incoming], Awaitable[None]]] = {
+    "$resume": Session._resume,
+    "$session": Session._renew,
     "$join": Session._join,
     "$leave": Session._leave,
     "$history": Session._history,

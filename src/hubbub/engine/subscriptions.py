@@ -224,10 +224,6 @@ class Subscriptions:
         for outbox in slow:
             outbox.hold(message)
 
-    def control(self, payload: bytes) -> None:
-        """Take what another instance says to this one: nothing that this version knows of."""
-        logger.warning("error", extra=fields(during="control message", size=len(payload)))
-
 
 def _others(outboxes: set[Outbox], excluded: Outbox) -> Iterable[Outbox]:
     return (outbox for outbox in outboxes if outbox is not excluded)

@@ -29,6 +29,14 @@ class Transport(Writer, Protocol):
     def settle(self) -> Callable[[Outbox], Awaitable[None]] | None:
         """Writes what waits in an outbox in the caller's task; None where writing takes no task."""
 
+    @property
+    def pull(self) -> Callable[[], Awaitable[bool]] | None:
+        """Receives a message in the caller's task, or says it can't; None where receiving takes no task."""
+
+    @property
+    def pulling(self) -> bool:
+        """Whether a task waits in :attr:`pull`."""
+
     def accept(self, listener: "Listener", subprotocol: str | None) -> Awaitable[None]:
         """Finish the opening handshake; from now on `listener` is told what comes in."""
 

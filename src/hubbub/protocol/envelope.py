@@ -67,6 +67,16 @@ class Join(Struct, frozen=True):
     since: Position | None = None
 
 
+class Resume(Struct, frozen=True):
+    """Data of ``$resume``: the session's token, and the last position seen in each of its rooms.
+
+    A room without a position is joined as if the client came for the first time.
+    """
+
+    session: Annotated[str, Meta(max_length=4096)]
+    rooms: dict[RoomName, Position | None] = {}
+
+
 class Since(Struct, frozen=True):
     """Data of ``$history``: the messages after `since`, or the newest ones; `limit` at the most."""
 
@@ -81,7 +91,13 @@ class Login(Struct, frozen=True):
 
 
 class Welcome(Struct, frozen=True, omit_defaults=True):
-    """Data of ``$welcome``, the first message of all."""
+    """Data of ``$welcome``, the first message of all, and of the answer to ``$resume``.
+
+    `session` is the token with which the client takes its session up on another connection. It is of use
+    for `lifetime` seconds; ``$session`` brings a new one. A request that is sent again within `window`
+    seconds is carried out once. `heartbeat` is in seconds, `max_message` in bytes. `rooms` and `refused` are
+    of a session that was resumed: where in each room its messages go on, and why it is not in others.
+    """
 
     protocol: int
     session: str
@@ -89,8 +105,19 @@ class Welcome(Struct, frozen=True, omit_defaults=True):
     resumed: bool
     heartbeat: float
     max_message: int
+    lifetime: float
+    window: float
     user: str | None = None
     inbox: "Inbox | None" = None
+    rooms: dict[str, Position] = {}
+    refused: "dict[str, Failure]" = {}
+
+
+class Ticket(Struct, frozen=True):
+    """Data of the answer to ``$session``: a new token of the session, of use for `lifetime` seconds."""
+
+    session: str
+    lifetime: float
 
 
 class Inbox(Struct, frozen=True):
@@ -102,10 +129,11 @@ class Inbox(Struct, frozen=True):
 
 
 class Identity(Struct, frozen=True, omit_defaults=True):
-    """Data of the answer to ``$auth``; `inbox` where a guest has become a user by it."""
+    """Data of the answer to ``$auth``; `inbox` and a new token where a guest has become a user by it."""
 
     user: str | None
     inbox: Inbox | None = None
+    session: str | None = None
 
 
 class Page(Struct, frozen=True):

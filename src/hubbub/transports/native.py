@@ -71,6 +71,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     pings = True
     settle = None
+    pull = None
+    pulling = False
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """uvicorn's own WebSocket protocol, held to the limits that it lacks: what serves plain ASGI events."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
@@ -60,8 +61,13 @@ class LimitedProtocol(WebSocketsSansIOProtocol):
                 self.transport.write(b"".join(self.conn.data_to_send()))
                 self.transport.close()
 
-    async def send(self, message: ASGISendEvent) -> None:
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
         """Do what an event asks for; with the handshake complete, read what came early."""
+        if self.handshake_complete and not self._early:
+            return super().send(message)
+        return self._answer(message)
+
+    async def _answer(self, message: ASGISendEvent) -> None:
         await super().send(message)
         if self.close_sent:
             # A response in the place of a WebSocket completes it too: otherwise that is logged as an error.
