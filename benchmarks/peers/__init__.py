@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from hubbub.load import Line, Step
+from hubbub.load import Line, Numbered, Step
 
-__all__ = ["ECHO", "Echo", "FanOut", "Line", "Peer", "Rooms", "Step", "find", "plain", "text"]
+__all__ = ["ECHO", "Echo", "FanOut", "Line", "Numbered", "Peer", "Rooms", "Step", "find", "plain", "text"]
 
 WORDS = b"Many voices, nothing lost. "
 
@@ -43,7 +43,7 @@ class Echo:
     """How to have a message echoed."""
 
     line: Line
-    request: bytes
+    request: bytes | Numbered
     answer: bytes
     """What the answer must contain. Its size must always be the same."""
 

@@ -4,11 +4,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.peers import Echo, FanOut, Line, Peer, Rooms, Step, text
+from benchmarks.peers import Echo, FanOut, Line, Numbered, Peer, Rooms, Step, text
 from hubbub import Connection, Hubbub, Message, Room
 
 WELCOME = Step(None, b'"$welcome"')
-SHORT = text(24)  # with its envelope as long as what a peer without one is sent
+SHORT = text(13)  # with its envelope as long as what a peer without one is sent
 
 
 def command(port: int, *options: str) -> list[str]:
@@ -44,7 +44,7 @@ peer = Peer(
     compressed=command,
     echo=Echo(
         Line("/", (WELCOME,)),
-        request=b'{"type":"say","id":1,"data":{"text":"%b"}}' % SHORT,
+        request=Numbered(b'{"type":"say","id":', b',"data":{"text":"%b"}}' % SHORT),
         answer=b'"data":{"text":"%b"}' % SHORT,
     ),
     fanout=FanOut(in_room(0), in_room(0), partial(publish, 0), delivery),

@@ -4,6 +4,7 @@ import pytest
 
 from hubbub import Connection, Hubbub, Message, Room, Settings
 from hubbub.load import Line, Step
+from hubbub.load.numbered import Numbered
 
 WELCOME = Step(None, b'"$welcome"')
 
@@ -40,3 +41,4 @@ def to_room(number: int) -> bytes:
 
 LIMITS = {"max_message_rate": 1e6, "max_message_burst": 1_000_000}
 SAY = b'{"type":"say","id":1,"data":{"text":"hi"}}'
+NUMBERED = Numbered(b'{"type":"say","id":', b',"data":{"text":"hi"}}')

@@ -14,7 +14,7 @@ from hubbub.load.idle import IdleConnections
 from hubbub.load.load import open_all, part
 from hubbub.load.paced import PacedLoad
 from hubbub.load.rooms import RoomsLoad
-from load.conftest import LIMITS, SAY, WELCOME, in_room, to_room
+from load.conftest import LIMITS, NUMBERED, SAY, WELCOME, in_room, to_room
 from plain_server import echo, plain_server, send_on, silent
 
 SHORT = 0.1
@@ -27,7 +27,7 @@ def target(start, hub) -> Target:
 
 
 def test_echo_counts_answers(target):
-    with EchoLoad(target, Line("/", (WELCOME,)), SAY, HI, 3, measured=True) as load:
+    with EchoLoad(target, Line("/", (WELCOME,)), NUMBERED, HI, 3, measured=True) as load:
         count = load.run(SHORT) + load.run(SHORT)
         assert count > 3
         assert 0 < len(load.latencies) <= count

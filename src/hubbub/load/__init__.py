@@ -4,5 +4,6 @@ It is what ``hubbub bench`` and hubbub's own benchmarks load servers with. Linux
 """
 
 from .line import Line, Step, Target
+from .numbered import Numbered
 
-__all__ = ["Line", "Step", "Target"]
+__all__ = ["Line", "Numbered", "Step", "Target"]

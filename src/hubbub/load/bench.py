@@ -14,6 +14,7 @@ from .idle import IdleConnections
 from .latencies import Latencies
 from .line import Line, Target
 from .load import Load, Lost, close_all, open_all, part, settle
+from .numbered import frames
 from .paced import PacedLoad
 from .speech import TEXT, Speech, find_out, joined, publication, request
 from .streams import Messages
@@ -161,7 +162,7 @@ def _load(order: Order, speech: Speech, lost: Lost) -> Load:
             )
         connections = _open(order, speech.line, lost)
         try:
-            connections[0].send(asked)
+            connections[0].socket.sendall(next(frames(asked)))
             connections[0].expect(answer, others=MOST_OTHERS)
             return PacedLoad(connections, connections, asked, order.rate, echo=True, lost=lost)
         except BaseException:

@@ -151,7 +151,7 @@ class Connection:
             return _records(self.socket)
         return self.socket.recv_into
 
-    def push(self, frame: bytes, sent: int = 0) -> None:
+    def push(self, frame: bytes | bytearray, sent: int = 0) -> None:
         """Send on a released socket what of a frame is not `sent` yet, and wait while the server is slow to
         read it: a frame that is torn is the end of a stream.
         """

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from .connection import BUFFER, PATIENCE, WOULD_BLOCK, Connection
-from .frames import Closed, extent, masked
+from .frames import Closed, extent
 from .latencies import Latencies
 from .line import Line, Target
 from .load import TELLS_EVERY, Load, Lost, Tell, fail, open_all, untold
+from .numbered import Numbered, frames
 from .streams import Messages
 
 
@@ -24,7 +25,7 @@ class EchoLoad(Load):
         self,
         target: Target,
         line: Line,
-        request: bytes,
+        request: bytes | Numbered,
         answer: bytes,
         connections: int,
         *,
@@ -32,7 +33,7 @@ class EchoLoad(Load):
         lost: Lost = fail,
         at_once: int = 1,
     ) -> None:
-        self._request = request
+        self._frames = frames(request)
         self._answer = answer
         self._measured = measured
         self.latencies = Latencies()
@@ -45,7 +46,8 @@ class EchoLoad(Load):
         """File descriptors of the connections that have received a part of an answer."""
         self._sent_at: dict[int, float] = {}
         """When what is under way was sent, by file descriptor, if it is to be measured."""
-        self._frame = b""
+        self._checked = b""
+        """The frame of the last answer that was checked."""
         try:
             made = open_all(lambda _: Connection(target, line), connections, lost, at_once=at_once)
             self._connections = {connection.socket.fileno(): connection for connection in made}
@@ -69,17 +71,16 @@ class EchoLoad(Load):
 
     def run(self, seconds: float, tell: Tell = untold) -> int:
         """Go on with the load; return how many messages have come in."""
-        frame, size, messages = masked(self._request), len(self._frame), self._messages
-        length = len(frame)
-        found = extent(self._frame)
-        head = self._frame[: found[0] if found else 0]
+        frames, size, messages = self._frames, len(self._checked), self._messages
+        found = extent(self._checked)
+        head = self._checked[: found[0] if found else 0]
         lines = {number: (c.receiver(), c.socket.send) for number, c in self._connections.items()}
         poll, most, now = self._epoll.poll, len(lines), time.perf_counter
         sent_at, counts = self._sent_at, self.latencies.counts if self._measured else None
         for number in list(self._connections.keys() - self._waiting):
             sent_at[number] = now()
             try:
-                self._connections[number].push(frame)
+                self._connections[number].push(next(frames))
             except OSError as error:
                 self._lose(number, error)
             else:
@@ -113,11 +114,12 @@ class EchoLoad(Load):
                             moment = now()
                             counts[int((moment - sent_at[number]) * 1e6)] += 1
                             sent_at[number] = moment
+                        frame = next(frames)
                         try:
                             taken = send(frame)
                         except WOULD_BLOCK:
                             taken = 0
-                        if taken != length:
+                        if taken != len(frame):
                             self._connections[number].push(frame, taken)
                     except OSError as error:
                         self._lose(number, error)
@@ -149,9 +151,9 @@ class EchoLoad(Load):
         return self._connections.values()
 
     def _exchange(self, connection: Connection) -> None:
-        connection.send(self._request)
+        connection.socket.sendall(next(self._frames))
         connection.expect(self._answer)
-        self._frame = connection.frame
+        self._checked = connection.frame
 
     def _complete(self, messages: Messages, buffer: bytearray, received: int) -> bool:
         """Take in a piece of an answer; tell whether the answer is whole now."""

@@ -42,7 +42,7 @@ def accept(key: bytes) -> bytes:
 def masked(payload: bytes, opcode: int = TEXT) -> bytes:
     """Return a whole frame as a client sends it, with a random masking key."""
     key = os.urandom(4)
-    return bytes([FIN | opcode]) + _length(len(payload), 0x80) + key + _xor(payload, key)
+    return bytes([FIN | opcode]) + _length(len(payload), 0x80) + key + xor(payload, key)
 
 
 def unmasked(payload: bytes, opcode: int = TEXT, *, compressed: bool = False) -> bytes:
@@ -71,7 +71,7 @@ def client_frame(data: bytes | bytearray) -> tuple[int, bytes] | None:
     end = start + 4 + size
     if len(data) < end:
         return None
-    return end, _xor(bytes(data[start + 4 : end]), bytes(data[start : start + 4]))
+    return end, xor(bytes(data[start + 4 : end]), bytes(data[start : start + 4]))
 
 
 def extent(data: bytes | bytearray | memoryview, position: int = 0) -> tuple[int, int] | None:
@@ -105,7 +105,8 @@ def _length(size: int, mask: int) -> bytes:
     return bytes([mask | 127]) + size.to_bytes(8, "big")
 
 
-def _xor(payload: bytes, key: bytes) -> bytes:
+def xor(payload: bytes, key: bytes) -> bytes:
+    """Mask or unmask a payload (RFC 6455 section 5.3)."""
     size = len(payload)
     repeated = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(size, "big")

@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterable, Sequence
 
 from .connection import BUFFER, PATIENCE, WOULD_BLOCK, Connection
-from .frames import Closed, masked, raise_errors
+from .frames import Closed, raise_errors
 from .latencies import Latencies
 from .load import TELLS_EVERY, Load, Lost, Tell, fail, untold
+from .numbered import Numbered, frames
 from .streams import Messages
 
 COARSE = 0.001
@@ -28,7 +29,7 @@ class PacedLoad(Load):
         self,
         senders: Sequence[Connection],
         receivers: Sequence[Connection],
-        message: bytes,
+        message: bytes | Numbered,
         rate: float,
         *,
         echo: bool = False,
@@ -36,7 +37,7 @@ class PacedLoad(Load):
     ) -> None:
         self.latencies = Latencies()
         self._senders = senders
-        self._message = message
+        self._frames = frames(message)
         self._rate = rate
         self._stride = len(senders) if echo else 1
         self._lost = lost
@@ -66,7 +67,7 @@ class PacedLoad(Load):
 
     def run(self, seconds: float, tell: Tell = untold) -> int:
         """Send for that long, and receive the answers to all that was sent, before it returns."""
-        frame, rate, turns, stride = masked(self._message), self._rate, self._turns, self._stride
+        rate, turns, stride = self._rate, self._turns, self._stride
         lines = {number: (c.receiver(), m.feed) for number, (c, m) in self._lines.items()}
         counts, poll, now = self.latencies.counts, self._epoll.poll, time.perf_counter
         buffer = bytearray(BUFFER)
@@ -83,7 +84,7 @@ class PacedLoad(Load):
                     tells_at = began + TELLS_EVERY
                     tell(count)
                 while self._sent < last and now() >= base + self._sent / rate:
-                    self._send(frame)
+                    self._send(next(self._frames))
                 if self._sent < last:
                     wait = base + self._sent / rate - now()
                     events = poll(wait - COARSE if wait > COARSE else 0, len(lines))
@@ -136,7 +137,7 @@ class PacedLoad(Load):
         """All connections."""
         return self._connections
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes | bytearray) -> None:
         sender = self._senders[self._sent % len(self._senders)].socket
         self._sent += 1
         if sender.fileno() < 0:

@@ -7,6 +7,7 @@ from .connection import PATIENCE, Connection
 from .frames import Answered
 from .line import Line, Step, Target
 from .load import part
+from .numbered import Numbered
 
 SUBPROTOCOL = "hubbub.v1.json"
 SPEAKS_WITHIN = 0.5
@@ -51,24 +52,30 @@ def joined(speech: Speech, room: str) -> Line:
     return Line(speech.line.path, (*speech.line.opening, Step(join, b'"id":"join"', others=True)))
 
 
-def request(speech: Speech, message: str | None) -> tuple[bytes, bytes]:
+def request(speech: Speech, message: str | None) -> tuple[bytes | Numbered, bytes]:
     """Return what asks for an answer, and what the answer must contain.
 
-    For hubbub, `message` is a request: it gets an id if it has none. Without `message` it is a ``$ping``.
+    For hubbub, `message` is a request: each time it is sent its id is a new one. Without `message` it is a
+    ``$ping``.
     Raises :exc:`ValueError` if it is no such message.
     """
     if not speech.hubbub:
         return (TEXT if message is None else message).encode(), b""
     envelope: dict[str, object] = {"type": "$ping"} if message is None else _envelope(message)
-    envelope.setdefault("id", 1)
-    return _encoded(envelope), b'"id":' + _encoded(envelope["id"])
+    envelope.pop("id", None)
+    return Numbered(b'{"id":', b"," + _encoded(envelope)[1:]), b'"id":'
 
 
 def publication(speech: Speech, room: str, message: str) -> bytes:
-    """Return what publishes `message` to a room; :exc:`ValueError` if it is no message of hubbub's."""
+    """Return what publishes `message` to a room; :exc:`ValueError` if it is no message of hubbub's.
+
+    It has no id: nobody waits for an answer, and a message with the same id again would be a retry.
+    """
     if not speech.hubbub:
         return message.encode()
-    return _encoded(_envelope(message) | {"room": room})
+    envelope = _envelope(message) | {"room": room}
+    envelope.pop("id", None)
+    return _encoded(envelope)
 
 
 def _envelope(message: str) -> dict[str, object]:
