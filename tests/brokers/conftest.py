@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("brokers.conformance", "brokers.model")
+pytest.register_assert_rewrite("hubbub.testing.brokers")

@@ -1,11 +1,10 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-from brokers.conformance import BrokerConformance, publish
-from brokers.engines import Inbox, Instance
-from brokers.model import RoomMachine
 from hubbub.brokers.base import Retention
 from hubbub.brokers.memory import MAX_KEYS, MemoryBroker, MemoryStore
+from hubbub.testing.brokers import BrokerConformance, Inbox, Instance, publish
+from hubbub.testing.brokers.model import RoomMachine
 
 
 class MemoryEngine:
@@ -200,6 +199,22 @@ async def test_a_room_in_which_nothing_was_ever_published_goes_on_where_it_was_f
     history = await instance.broker.history("room", begins, 10)
     assert [entry.offset for entry in history.entries] == [1]
     assert history.complete
+
+
+async def test_a_room_in_which_nothing_was_published_does_not_begin_anew_because_others_are_forgotten(
+    engine, instance
+):
+    rooms = [f"unused {number}" for number in range(100)]
+    begins = [await instance.broker.subscribe(room) for room in rooms]
+    for room in rooms:
+        await instance.broker.unsubscribe(room)
+    for number in range(20):
+        # As sessions do that are taken up once.
+        await publish(instance, b"x", room=f"used {number}", keep=Retention(1, 5.0))
+        await engine.pass_time(6)
+    assert len(engine.store.streams) < 5
+    again = [await instance.broker.subscribe(room) for room in rooms]
+    assert sum(begun == position for begun, position in zip(begins, again, strict=True)) > 90
 
 
 @pytest.mark.parametrize("use", ["history", "key", "subscriber", "member"])

@@ -7,9 +7,9 @@ from typing import TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from brokers.engines import Engine, Instance
-from hubbub.brokers.base import Entry, History, Retention
-from hubbub.protocol.envelope import Position
+from ...brokers.base import Entry, History, Retention
+from ...protocol.envelope import Position
+from .engines import Engine, Instance
 
 Result = TypeVar("Result")
 
