@@ -91,6 +91,37 @@ def test_a_hub_is_loaded_in_its_protocol(start, hub, work, arguments):
 
 
 @pytest.mark.parametrize(
+    ("work", "arguments", "own"),
+    [("echo", [], False), ("latency", [], False), ("fan-out", ["--room", "talk/1"], True)],
+)
+def test_no_request_is_taken_for_a_retry_of_another(work, arguments, own):
+    """A message's own id is replaced; for a room it is left out, since nobody waits for an answer."""
+    ids: list[int | None] = []
+
+    async def note(connection):
+        await connection.send('{"type":"$welcome","data":{}}')
+        async for message in connection:
+            envelope = json.loads(message)
+            if envelope["type"] == "$join":
+                await connection.send('{"type":"$ack","id":"join"}')
+                continue
+            ids.append(envelope.get("id"))
+            answer = json.dumps({"type": "$ack", "id": envelope.get("id")}, separators=(",", ":"))
+            for receiver in list(connection.server.connections) if own else [connection]:
+                await receiver.send(answer)
+
+    with plain_server(note) as server:
+        message = '{"type": "say", "id": "mine", "data": {}}'
+        figures(server.url, "--work", work, "--connections", "3", "--message", message, *arguments)
+    assert len(ids) > 3
+    if own:
+        assert set(ids) == {None}
+    else:
+        assert len(set(ids)) == len(ids)
+        assert None not in ids
+
+
+@pytest.mark.parametrize(
     ("work", "handler"), [("echo", echo), ("fan-out", send_on), ("connections", silent), ("latency", echo)]
 )
 def test_any_other_server_is_loaded_with_plain_messages(work, handler):

@@ -1,4 +1,4 @@
-import runpy
+import subprocess
 import sys
 
 import pytest
@@ -34,8 +34,7 @@ def test_an_error_is_a_sentence_on_standard_error_with_status_1(monkeypatch, cap
     assert "Traceback" not in error
 
 
-def test_it_runs_as_a_module(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["hubbub", "--version"])
-    with pytest.raises(SystemExit):
-        runpy.run_module("hubbub", run_name="__main__")
-    assert "hubbub" in capsys.readouterr().out
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "hubbub", "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("hubbub ")

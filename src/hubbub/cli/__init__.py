@@ -1,4 +1,4 @@
-"""The command line: ``hubbub serve|connect|bench|routes|demo``."""
+"""The command line: ``hubbub serve|connect|bench|chaos|routes|demo``."""
 
 from .main import app, main
 

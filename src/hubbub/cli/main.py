@@ -10,9 +10,11 @@ from rich.markup import escape
 from .. import __version__
 from ..errors import HubbubError
 from .bench import bench
+from .chaos import chaos
 from .connect import connect
 from .routes import routes
 from .serve import demo, serve
+from .soak import soak
 
 app = typer.Typer(
     name="hubbub",
@@ -42,7 +44,9 @@ app.command(rich_help_panel="Run")(serve)
 app.command(rich_help_panel="Run")(demo)
 app.command(rich_help_panel="Look")(connect)
 app.command(rich_help_panel="Look")(bench)
+app.command(rich_help_panel="Look")(chaos)
 app.command(rich_help_panel="Look")(routes)
+app.command(rich_help_panel="Look")(soak)
 
 
 def main() -> None:

@@ -1,0 +1,267 @@
+"""A soak from its beginning to its end: server, clients, faults, and the judgement."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from ..errors import ClientError
+from ..testing.faults import Clear, Direction, FaultProxy, HalfOpen, RandomFaults, Reset
+from ..testing.processes import Process
+from .background import background, first_of_many
+from .crowd import LOOKS_EVERY, crowd, in_time
+from .judgement import Past, Verdict, judge
+from .ledger import Breach, Fate, Ledger
+from .order import Order
+from .participant import Participant, Witness, connected, past_of
+from .progress import Progress, Watcher, unwatched
+from .recovery import Recoveries
+from .report import Report
+from .server import allow_files, memory, served
+
+HEARTBEAT = 2.0
+"""Seconds: with a shorter one, a busy machine takes lines for dead that are not."""
+ONE = 1e-9
+"""The share of connections that a fault hits: the least there is, which is one of them."""
+MOST_LOG = 4000
+"""Characters of the server's log that are shown where something was found."""
+VICTIMS = 8
+"""Clients whose acknowledgements are lost, at the same time."""
+
+
+async def run(order: Order, watch: Watcher = unwatched, stop: asyncio.Event | None = None) -> Report:
+    """Soak as ordered, and report. When `stop` is set, nothing more is published, and what was is judged.
+
+    Raises :exc:`hubbub.ConfigurationError` if this machine does not allow so many connections, or
+    :exc:`hubbub.testing.processes.NotStarted` if the server does not start.
+    """
+    victims = min(VICTIMS, order.lose_acknowledgements)
+    allow_files(3 * (order.clients + victims))
+    with first_of_many():
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(
+                served(
+                    order.app,
+                    broker=order.broker,
+                    native=order.native,
+                    history=order.history,
+                    heartbeat=HEARTBEAT,
+                    connections=order.clients + victims + 2,
+                )
+            )
+            proxies = [
+                await stack.enter_async_context(FaultProxy("127.0.0.1", server.port))
+                for _ in range(victims + 1)
+            ]
+            return await _Soak(order, server, proxies, watch, stop or asyncio.Event()).run()
+
+
+class _Soak:
+    def __init__(
+        self, order: Order, server: Process, proxies: list[FaultProxy], watch: Watcher, stop: asyncio.Event
+    ) -> None:
+        self._order = order
+        self._server = server
+        self._proxy, *self._own = proxies
+        """Between clients and server, and one for each client whose acknowledgements are lost."""
+        self._watch = watch
+        self._stop = stop
+        self._ledger = Ledger(excluding=order.exclude)
+        self._recoveries = Recoveries(time.monotonic)
+        self._report = Report(order.seed)
+        self._names = [f"soak/{secrets.token_hex(4)}-{number}" for number in range(order.rooms)]
+        """New ones: a broker's file may have those of another soak."""
+        self._chance = random.Random(f"{order.seed} publishers")  # noqa: S311  # it has to be the same again
+        self._participants: list[Participant]
+        """The clients, those whose acknowledgements are lost, and one that sees the messages of these."""
+        self._witness = Witness()
+        self._to_lose = order.lose_acknowledgements
+        self._began = self._due = 0.0
+        self._over = asyncio.Event()
+
+    async def run(self) -> Report:
+        clients = self._order.clients
+        members = [(connected(self._proxy.url()), self._rooms_of(number)) for number in range(clients)]
+        if self._own:
+            own = [(connected(proxy.url()), self._rooms_of(number)) for number, proxy in enumerate(self._own)]
+            seen = sorted({name for _, names in own for name in names})
+            members += [*own, (connected(self._server.url()), seen)]
+        async with crowd(members, self._ledger, self._recoveries, self._show) as self._participants:
+            await self._publish_all()
+            await self._settle()
+            # Nobody is let go in an orderly way: there is nothing more to find, and it would take its time.
+            await self._server.kill()
+            for proxy in (self._proxy, *self._own):
+                proxy.apply(Reset(), "all")
+        return self._report
+
+    def _rooms_of(self, client: int) -> list[str]:
+        order = self._order
+        first = client * order.rooms_per_client
+        return [self._names[(first + more) % order.rooms] for more in range(order.rooms_per_client)]
+
+    # While messages are published
+
+    async def _publish_all(self) -> None:
+        order, report = self._order, self._report
+        report.memory.begin = memory(self._server)
+        self._began = self._due = time.monotonic()
+        victims = zip(self._participants[order.clients : -1], self._own, strict=True) if self._own else ()
+        async with (
+            background(self._faults(), self._kills(), self._watch_memory()),
+            asyncio.TaskGroup() as group,
+        ):
+            if self._own:
+                self._participants[-1].witness = self._witness
+            tasks = [
+                group.create_task(self._publish(participant))
+                for participant in self._participants[: order.clients]
+                for _ in range(order.in_flight)
+            ]
+            tasks += [group.create_task(self._lose(victim, proxy)) for victim, proxy in victims]
+            while (self._goes_on() or self._loses()) and not all(task.done() for task in tasks):
+                self._show("publishing", self._done())
+                await asyncio.sleep(LOOKS_EVERY)
+            report.seconds = time.monotonic() - self._began
+            # What is under way comes to its end under faults as well.
+            await self._in_time("waiting for acknowledgements", lambda: all(task.done() for task in tasks))
+            for task in tasks:
+                task.cancel()
+
+    def _goes_on(self) -> bool:
+        if self._stop.is_set():
+            return False
+        if self._order.messages is not None:
+            return len(self._ledger) < self._order.messages
+        return time.monotonic() - self._began < self._order.seconds
+
+    def _loses(self) -> bool:
+        return self._to_lose > 0 and not self._stop.is_set()
+
+    def _done(self) -> float:
+        if self._order.messages is not None:
+            return min(1.0, len(self._ledger) / max(1, self._order.messages))
+        return min(1.0, (time.monotonic() - self._began) / self._order.seconds)
+
+    async def _publish(self, participant: Participant) -> None:
+        rate = self._order.rate
+        while self._goes_on():
+            if rate is not None:
+                self._due += 1 / rate
+                await asyncio.sleep(self._due - time.monotonic())
+            _, published = participant.begin(self._chance.randrange(self._order.rooms_per_client))
+            if not await published:
+                return
+
+    async def _faults(self) -> None:
+        order = self._order
+        if order.fault_every:
+            await self._proxy.run(RandomFaults(order.seed, order.fault_every, order.faults, share=ONE))
+
+    async def _kills(self) -> None:
+        """Kill the server at even distances, and start it again where it was."""
+        for kill in range(1, self._order.kills + 1):
+            while self._done() < kill / (self._order.kills + 1):  # noqa: ASYNC110  # time is no event
+                await asyncio.sleep(LOOKS_EVERY)
+            await self._server.kill()
+            self._report.kills += 1
+            await self._server.start()
+
+    async def _watch_memory(self) -> None:
+        found = self._report.memory
+        while True:
+            found.peak = max(found.peak, memory(self._server, "VmHWM"))
+            await asyncio.sleep(LOOKS_EVERY)
+
+    async def _lose(self, victim: Participant, proxy: FaultProxy) -> None:
+        """Publish over a line that carries nothing back, and cut it when somebody was shown the message."""
+        while self._loses():
+            if not victim.open:
+                await asyncio.sleep(LOOKS_EVERY / 10)
+                continue
+            line = proxy.connections[-1]
+            proxy.apply(HalfOpen(Direction.DOWN), line)
+            self._to_lose -= 1
+            number, sending = victim.begin(self._chance.randrange(self._order.rooms_per_client))
+            async with asyncio.TaskGroup() as group:
+                shown = group.create_task(self._witness.until_shown(number))
+                published = group.create_task(sending)
+                await asyncio.wait({published, shown}, return_when=asyncio.FIRST_COMPLETED)
+                if shown.done():
+                    proxy.apply(Reset(), line)
+                    self._report.lost_acknowledgements += 1
+                else:
+                    self._to_lose += 1
+                    shown.cancel()
+            if not published.result():
+                return
+
+    # Afterwards
+
+    async def _settle(self) -> None:
+        """Let clients come back and catch up, then judge."""
+        breaches = self._ledger.breaches
+        for number, fate in enumerate(self._ledger.fates):
+            if fate == Fate.SENT:
+                client = self._ledger.publishers[number]
+                breaches.add(Breach.HUNG, f"Message {number} of client {client} was never answered.")
+        self._proxy.apply(Clear(), "all")
+        pasts = await self._pasts()
+        await self._in_time("waiting for clients", self._caught_up)
+        for participant in self._participants:
+            if not participant.open:
+                breaches.add(Breach.HUNG, f"Client {participant.number} has not come back.")
+        self._conclude(judge(self._ledger, pasts))
+
+    async def _pasts(self) -> dict[str, Past]:
+        """Ask the server, past all faults, what it keeps of each room."""
+        pasts: dict[str, Past] = {}
+        try:
+            async with asyncio.timeout(self._order.patience), connected(self._server.url()) as client:
+                for done, name in enumerate(self._names):
+                    self._show("reading history", done / len(self._names))
+                    past = pasts[name] = await past_of(client, name)
+                    log = self._ledger.room(name).log(past.position.epoch)
+                    for offset, number in past.messages:
+                        log.agrees(offset, number)  # what nobody was shown has to be waited for, too
+        except (TimeoutError, ClientError) as problem:
+            told = f"The server did not tell what it keeps: {str(problem) or 'it did not answer in time'}"
+            self._ledger.breaches.add(Breach.HUNG, told)
+        return pasts
+
+    def _caught_up(self) -> bool:
+        return not self._recoveries.away and all(
+            participant.open and participant.at_end for participant in self._participants
+        )
+
+    def _conclude(self, verdict: Verdict) -> None:
+        report, fates, times = self._report, self._ledger.fates, self._recoveries.times
+        report.published = len(self._ledger)
+        report.acknowledged = fates.count(Fate.ACKNOWLEDGED)
+        report.unacknowledged = fates.count(Fate.UNACKNOWLEDGED)
+        report.refused = fates.count(Fate.REFUSED)
+        report.uncertain, report.receipts = verdict.uncertain, verdict.receipts
+        report.gaps, report.in_gaps = verdict.gaps, verdict.told
+        report.breaches, report.told = verdict.breaches.counts, verdict.breaches.told
+        report.faults = Counter(self._proxy.statistics.faults)
+        del report.faults[Clear.kind]
+        report.lines_lost, report.recoveries = self._recoveries.lost, len(times)
+        report.recovery_p50, report.recovery_p99 = times.percentile(50), times.percentile(99)
+        report.recovery_max = times.longest
+        report.memory.end = memory(self._server)
+        report.memory.peak = max(report.memory.peak, memory(self._server, "VmHWM"))
+        report.log = "" if report.sound else self._server.log[-MOST_LOG:]
+        report.interrupted = self._stop.is_set()
+
+    # All the time
+
+    async def _in_time(self, stage: str, condition: Callable[[], bool]) -> None:
+        """Wait until something is so, or clients have had the time that they have for it."""
+        await in_time(condition, self._order.patience, lambda done: self._show(stage, done))
+
+    def _show(self, stage: str, done: float) -> None:
+        breaches = self._ledger.breaches.counts.total()
+        self._watch(Progress(stage, done, len(self._ledger), breaches))
