@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import urllib.request
 from types import ModuleType
@@ -10,8 +11,10 @@ import pytest
 import websockets
 from websockets.asyncio.server import serve as serve_websockets
 
+import hubbub
 from docs.pages import File, Shelf, commands, read
-from hubbub import ConfigurationError, Connection, Message
+from hubbub import ConfigurationError, Connection, Envelope, Message, Received
+from plain_server import plain_server
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -322,11 +325,96 @@ class TestEphemeral:
 
 
 class TestTest:
-    def test_the_tests_pass(self, shelf, in_a_shell):
+    @pytest.mark.parametrize(
+        "options", [["-p", "no:asyncio"], ["-p", "no:anyio", "-o", "asyncio_mode=auto"]], ids=lambda it: it[1]
+    )
+    def test_the_tests_pass(self, shelf, in_a_shell, options):
         shelf.put_all("docs/how-to/test.md")
+        finished = in_a_shell("pytest", "-q", "-p", "no:cacheprovider", *options)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert "13 passed" in finished.stdout
+
+
+class TestPythonClient:
+    @pytest.fixture
+    async def lobby(self, page, serve):
+        """The URL of the chat, and its lobby with ada and the bot in it."""
+        url = serve(page("python-client", "app").hub).url
+        async with hubbub.connect(url, token="ada") as client:
+            room = await client.join("chat/lobby")
+            bot = asyncio.ensure_future(page("python-client", "bot").run(url))
+            assert (await anext(room)).member.user == "bot"
+            yield url, room
+            bot.cancel()
+            await asyncio.wait({bot})
+
+    async def test_the_bot_answers(self, lobby):
+        url, room = lobby
+        async with hubbub.connect(url, token="bob") as other:
+            await other.join("chat/lobby")
+            assert await said(room, "Welcome, bob!")
+        await room.send(Envelope("say", data={"text": "how many?"}))
+        assert await said(room, "2 messages")
+
+    async def test_the_script_gets_its_answer(self, lobby, page):
+        answer = await asyncio.to_thread(page("python-client", "script").run, lobby[0])
+        assert answer == "2 messages"
+
+    async def test_the_service_tells_what_becomes_of_it(self, page, serve):
+        told: asyncio.Queue[str] = asyncio.Queue()
+
+        class Teller(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                told.put_nowait(record.getMessage())
+
+        server = serve(page("python-client", "app").hub)
+        teller, root = Teller(), logging.getLogger()
+        teller.addFilter(lambda record: record.name == "root")
+        root.addHandler(teller)
+        root.setLevel("INFO")
+        service = asyncio.ensure_future(page("python-client", "service").run(server.url))
+        try:
+            async with asyncio.timeout(5):
+                assert await told.get() == "connected as service, resumed: False"
+                server.begin_to_stop()
+                assert re.fullmatch(r"lost \(1012\), again in \d\.\d s", await told.get())
+        finally:
+            root.removeHandler(teller)
+            root.setLevel("WARNING")
+            service.cancel()
+            await asyncio.wait({service})
+
+    async def test_the_importer_goes_on_where_it_stopped(self, page, serve, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        url = serve(page("python-client", "app").hub).url
+        async with hubbub.connect(url) as client:
+            room = await client.join("chat/lobby")
+            for text in "abcd":
+                await room.send(Envelope("say", data={"text": text}))
+        importer = page("python-client", "importer")
+        assert await importer.run(url, 3) == ["a", "b", "c"]
+        assert await importer.run(url, 1) == ["d"]
+
+    async def test_a_plain_server_is_sent_text(self, page):
+        with plain_server() as server:
+            assert await page("python-client", "plain").run(server.url) == "hello"
+
+
+async def said(room, text: str) -> bool:
+    """Wait until a text is said in a room."""
+    async with asyncio.timeout(5):
+        async for event in room:
+            if isinstance(event, Received) and event.message == {"text": text}:
+                return True
+    return False
+
+
+class TestBrokers:
+    def test_the_suite_passes_on_a_broker_of_ones_own(self, shelf, in_a_shell):
+        shelf.put_all("docs/how-to/brokers.md")
         finished = in_a_shell("pytest", "-q", "-p", "no:cacheprovider")
         assert finished.returncode == 0, finished.stdout + finished.stderr
-        assert "4 passed" in finished.stdout
+        assert " passed" in finished.stdout
 
 
 class TestDeploy:
