@@ -12,7 +12,7 @@ has not done its work after `timeout` seconds raises :exc:`TimeoutError`; with N
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import TypedDict, TypeVar, Unpack, overload
@@ -110,6 +110,24 @@ class _Loop:
         if loop is not None:
             self._thread.join()
 
+    def next(self, source: AsyncIterator[Result], timeout: float | None) -> Result:
+        """Return what an asynchronous iterator yields next; :exc:`EOFError` at its end."""
+        item = self._take(source, timeout)
+        if item is None:
+            raise EOFError("Nothing comes any more.")
+        return item
+
+    def each(self, source: AsyncIterator[Result]) -> Iterator[Result]:
+        """Yield what an asynchronous iterator yields, until it ends or the loop does."""
+        while self.running:
+            item = self._take(source, None)
+            if item is None:
+                return
+            yield item
+
+    def _take(self, source: AsyncIterator[Result], timeout: float | None) -> Result | None:
+        return self.call(lambda: anext(source, None), timeout)
+
     def call(self, function: Callable[[], Awaitable[Result]], timeout: float | None) -> Result:
         """Return what an asynchronous function returns on the loop."""
 
@@ -181,20 +199,10 @@ class Room:
 
     def receive(self, *, timeout: float | None = TIMEOUT) -> RoomEvent:
         """Return the room's next event; :exc:`EOFError` if nothing comes any more."""
-        event = self._loop.call(self._event, timeout)
-        if event is None:
-            raise EOFError("Nothing comes any more.")
-        return event
+        return self._loop.next(self._room, timeout)
 
     def __iter__(self) -> Iterator[RoomEvent]:
-        while self._loop.running:
-            event = self._loop.call(self._event, None)
-            if event is None:
-                return
-            yield event
-
-    async def _event(self) -> RoomEvent | None:
-        return await anext(self._room, None)
+        return self._loop.each(self._room)
 
 
 class Client:
@@ -234,12 +242,7 @@ class Client:
 
     def states(self) -> Iterator[StateChange]:
         """Return an iterator over its states: the present one first, CLOSED last."""
-        watch = self._client.states()
-        while self._loop.running:
-            change = self._loop.call(lambda: anext(watch, None), None)
-            if change is None:
-                return
-            yield change
+        yield from self._loop.each(self._client.states())
 
     @property
     def user(self) -> str | None:
@@ -282,20 +285,10 @@ class Client:
 
     def receive(self, *, timeout: float | None = TIMEOUT) -> Event:
         """Return the next event from anywhere; :exc:`EOFError` if nothing comes any more."""
-        event = self._loop.call(self._event, timeout)
-        if event is None:
-            raise EOFError("Nothing comes any more.")
-        return event
+        return self._loop.next(self._client, timeout)
 
     def __iter__(self) -> Iterator[Event]:
-        while self._loop.running:
-            event = self._loop.call(self._event, None)
-            if event is None:
-                return
-            yield event
-
-    async def _event(self) -> Event | None:
-        return await anext(self._client, None)
+        return self._loop.each(self._client)
 
 
 async def _request(
