@@ -27,7 +27,7 @@ from .loop import loop_factory
 
 BREACH, CAN_NOT, INTERRUPTED = 1, 2, 130
 """Exit statuses."""
-CLIENTS, IN_A_STORM = 200, 5_000
+CLIENTS, IN_A_STORM = Order.clients, StormOrder.clients
 ON_STDOUT = Path("-")
 REFRESHES_EVERY = 5
 """How many times it is told how far it is, for one time that this is shown."""
@@ -45,7 +45,7 @@ def soak(
     seconds: Annotated[
         float,
         typer.Option(min=0.1, metavar="SECONDS", help="Publish for that long.", rich_help_panel=HOW_LONG),
-    ] = 60.0,
+    ] = Order.seconds,
     messages: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Publish so many messages instead.", rich_help_panel=HOW_LONG),
@@ -58,7 +58,7 @@ def soak(
             help="How long clients may take at the end to be back and to have caught up.",
             rich_help_panel=HOW_LONG,
         ),
-    ] = 60.0,
+    ] = Order.patience,
     clients: Annotated[
         int | None,
         typer.Option(
@@ -69,11 +69,13 @@ def soak(
             rich_help_panel=LOAD,
         ),
     ] = None,
-    rooms: Annotated[int, typer.Option(min=1, metavar="N", help="Rooms.", rich_help_panel=LOAD)] = 20,
+    rooms: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Rooms.", rich_help_panel=LOAD)
+    ] = Order.rooms,
     rooms_per_client: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Rooms that each client is in.", rich_help_panel=LOAD),
-    ] = 1,
+    ] = Order.rooms_per_client,
     in_flight: Annotated[
         int,
         typer.Option(
@@ -82,7 +84,7 @@ def soak(
             help="Messages of each client that wait for an acknowledgement.",
             rich_help_panel=LOAD,
         ),
-    ] = 4,
+    ] = Order.in_flight,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -109,17 +111,17 @@ def soak(
     ] = APPLICATION,
     broker: Annotated[
         str, typer.Option(metavar="URL", help="The server's broker.", rich_help_panel=SERVER)
-    ] = "memory://",
+    ] = Order.broker,
     native: Annotated[
         bool,
         typer.Option(
             "--native/--no-native", help="Whether it uses hubbub's own transport.", rich_help_panel=SERVER
         ),
-    ] = True,
+    ] = Order.native,
     history: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Messages that a room keeps.", rich_help_panel=SERVER),
-    ] = 10_000,
+    ] = Order.history,
     fault_every: Annotated[
         float,
         typer.Option(
@@ -128,7 +130,7 @@ def soak(
             help="A fault about so often, on one connection; 0 for none.",
             rich_help_panel=FAULTY,
         ),
-    ] = 0.1,
+    ] = Order.fault_every,
     faults: Annotated[
         list[str] | None,
         typer.Option(
@@ -156,7 +158,7 @@ def soak(
             help="Kill the server in mid-stream (kill -9) so many times, and start it again.",
             rich_help_panel=FAULTY,
         ),
-    ] = 0,
+    ] = Order.kills,
     lose_acknowledgements: Annotated[
         int,
         typer.Option(
@@ -165,7 +167,7 @@ def soak(
             help="Cut a line so many times between a publish and its acknowledgement.",
             rich_help_panel=FAULTY,
         ),
-    ] = 0,
+    ] = Order.lose_acknowledgements,
     in_storm: Annotated[
         bool,
         typer.Option(

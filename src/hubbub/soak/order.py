@@ -2,22 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..testing.faults import parse_fault
+from ..testing.faults import RANDOM_KINDS, parse_fault
 from .note import APPLICATION
 
+FOR_ALL = ("refuse", "black-hole")
+"""Kinds that hit whoever connects, and not one connection."""
+
 FAULTS = (
-    "cut",
-    "reset",
-    "half-open",
-    "half-open:up",
-    "half-open:down",
-    "half-open:closed",
-    "stall:500ms",
-    "delay:50ms±50ms:for=2s",
-    "throttle:20kB/s:for=2s",
-    "split:1:for=1s",
-    "close-after:1000",
-    "close-after:1000:reset",
+    *(kind for kind in RANDOM_KINDS if not kind.startswith(FOR_ALL)),
     "refuse:50ms",
     "refuse:50ms:reset",
     "black-hole:50ms",
