@@ -20,7 +20,6 @@ from .connection import Connection
 MAX_ANSWERS_OF_ENDED = 20_000
 """Answers remembered of all sessions that are on no connection; the longest ended are forgotten first."""
 
-
 RECORDS = 8
 """Messages kept in a session's own room: connections that may take it up at once, and all get to know it."""
 
