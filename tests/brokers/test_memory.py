@@ -112,9 +112,9 @@ async def test_an_instance_exactly_at_the_end_of_its_lease_is_still_there(engine
     crashed = await engine.open()
     await crashed.broker.enter("room", "ada", "1", b"")
     await engine.pass_time(engine.lease)
-    assert await instance.broker.renew() == []
+    assert (await instance.broker.renew()).departures == []
     await engine.pass_time(0.001)
-    assert len(await instance.broker.renew()) == 1
+    assert len((await instance.broker.renew()).departures) == 1
     await engine.crash(crashed)
 
 
@@ -123,9 +123,9 @@ async def test_an_instance_that_was_only_late_is_back_with_what_it_missed(engine
     await late.broker.subscribe("room")
     await late.broker.enter("room", "ada", "1", b"")
     await engine.pass_time(engine.lease * 1.5)
-    assert [departure.member for departure in await instance.broker.renew()] == ["ada"]
+    assert [departure.member for departure in (await instance.broker.renew()).departures] == ["ada"]
     await publish(instance, b"x")
-    assert await late.broker.renew() == []
+    assert (await late.broker.renew()).departures == []
     await publish(instance, b"y")
     await instance.broker.send_control(late.name, b"z")
     assert [delivery[1].payload for delivery in late.inbox.deliveries] == [b"x", b"y"]

@@ -7,8 +7,12 @@ connection to it. The contract, which every driver keeps or says in its :class:`
   appended to the history, and it is spread.
 * All instances are delivered a room's kept messages in the order of their offsets, without gap or repeat,
   from the position that :meth:`Broker.subscribe` returned.
-* When the engine behind it can't be reached, calls raise :exc:`hubbub.errors.Unavailable`; once it is
-  back, subscriptions repair themselves.
+* When the engine behind it can't be reached, calls raise :exc:`hubbub.errors.Unavailable`, at once if that
+  is known; once it is back, subscriptions repair themselves: what was published meanwhile is delivered, and
+  what can't be is told as lost. A publish that fails so may have been carried out all the same; who repeats
+  it with its `key` has it published once.
+* No two messages ever have the same position, also where the engine forgot some that it had acknowledged: a
+  room that could go back begins a new epoch.
 """
 
 from dataclasses import dataclass
@@ -54,11 +58,29 @@ class Departure(NamedTuple):
     details: bytes
 
 
+class Renewal(NamedTuple):
+    """What became of leases."""
+
+    departures: list[Departure]
+    forgotten: bool
+    """Whether this instance's own members were removed: its lease ran out, or the engine has lost them.
+
+    They have to be entered again.
+    """
+
+
 class Receiver(Protocol):
-    """What a broker delivers to: one instance's hub. Both methods are called on its event loop."""
+    """What a broker delivers to: one instance's hub. All methods are called on its event loop."""
 
     def deliver(self, room: str, entry: Entry, epoch: str) -> None:
         """Take a message of a room the instance subscribed to."""
+
+    def lost(self, room: str, position: Position) -> None:
+        """Take note that a room's feed goes on after `position`, and that messages before it will not come.
+
+        Of a room the instance subscribed to, where the engine no longer has what was missed, or has lost
+        the room and begun a new epoch.
+        """
 
     def control(self, payload: bytes) -> None:
         """Take what another instance sent to this one."""
@@ -66,12 +88,19 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Guarantees:
-    """What a driver's engine gives. What is false here and asked for is an error at start."""
+    """What a driver's engine gives, however it is set up; ``hubbub routes`` shows it."""
 
     shared: bool
-    """Other processes can take part."""
+    """Other processes can take part.
+
+    Who needs that is refused at the start without it: several workers that have rooms or users, a publisher.
+    """
     durable: bool
-    """History survives the end of the process."""
+    """History, keys and the secret survive the end of all processes that take part.
+
+    Not that of the engine, if it is a server: whether it writes to the disk is for its operator to decide.
+    What it forgets is told as lost, as everywhere, so nothing has to ask for this.
+    """
 
 
 class Broker(Protocol):
@@ -80,9 +109,16 @@ class Broker(Protocol):
     guarantees: Guarantees
     instance: str
     """Name of this instance, by which others can send to it."""
+    available: bool
+    """Whether the engine answers, as far as is known. A driver logs each change."""
 
-    async def start(self, receiver: Receiver) -> None:
-        """Connect and deliver to `receiver` from now on."""
+    async def start(self, receiver: Receiver | None) -> None:
+        """Connect and deliver to `receiver` from now on; without one, only publish and send control messages.
+
+        An engine that can't be reached is no error: it is tried again, ever after, and calls raise
+        :exc:`hubbub.errors.Unavailable` meanwhile. :exc:`hubbub.errors.ConfigurationError` says in one
+        sentence why an engine that answers is of no use: a wrong password, a version that is too old.
+        """
 
     async def stop(self) -> None:
         """Give everything back: subscriptions, this instance's members, connections."""
@@ -125,11 +161,17 @@ class Broker(Protocol):
     async def members(self, room: str) -> dict[str, bytes]:
         """Return who is in the room on any instance, each with the details of their first connection."""
 
-    async def renew(self) -> list[Departure]:
+    async def instances(self) -> list[str]:
+        """Return the names of the instances that take part, this one among them, as far as leases tell."""
+
+    async def renew(self) -> Renewal:
         """Keep this instance's members for another lease; return those removed whose instance is gone.
 
         Each departure is returned to one instance only.
         """
 
-    async def send_control(self, instance: str, payload: bytes) -> None:
-        """Send to the one instance of that name; nothing happens if it is gone."""
+    async def send_control(self, instance: str | None, payload: bytes) -> None:
+        """Send to the one instance of that name, or with None to all, this one too.
+
+        Nothing happens if it is gone. Control messages may be lost while the engine can't be reached.
+        """

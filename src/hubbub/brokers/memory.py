@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..observe.log import fields, logger
 from ..protocol.envelope import Position
-from .base import Departure, Entry, Guarantees, History, Receiver, Retention
+from .base import Departure, Entry, Guarantees, History, Receiver, Renewal, Retention
 
 MAX_KEYS = 100_000
 """Deduplication keys remembered for each room; the oldest is forgotten first."""
@@ -110,16 +110,18 @@ class MemoryBroker:
     """One instance's part in a :class:`MemoryStore`; without one it has its own."""
 
     guarantees = Guarantees(shared=False, durable=False)
+    available = True
 
     def __init__(self, store: MemoryStore | None = None, *, instance: str | None = None) -> None:
         self.store = store or MemoryStore()
         self.instance = instance or secrets.token_hex(6)
         self._receiver: Receiver | None = None
 
-    async def start(self, receiver: Receiver) -> None:
+    async def start(self, receiver: Receiver | None) -> None:
         """Deliver to `receiver` from now on."""
         self._receiver = receiver
-        self.store.instances[self.instance] = (receiver, self.store.clock() + self.store.lease)
+        if receiver is not None:
+            self.store.instances[self.instance] = (receiver, self.store.clock() + self.store.lease)
 
     async def stop(self) -> None:
         """Take this instance out of every room."""
@@ -222,24 +224,28 @@ class MemoryBroker:
             return {}
         return {member: next(iter(connections.values()))[1] for member, connections in stream.members.items()}
 
-    async def renew(self) -> list[Departure]:
+    async def instances(self) -> list[str]:
+        """Return the names of the instances that take part, as far as leases tell."""
+        return list(self.store.instances)
+
+    async def renew(self) -> Renewal:
         """Keep this instance for another lease; remove the members of those whose lease ran out."""
         store, now = self.store, self.store.clock()
         assert self._receiver is not None
         # Also where it was late and taken for gone: it is back, without the members it had.
+        forgotten = self.instance not in store.instances
         store.instances[self.instance] = (self._receiver, now + store.lease)
         gone = [instance for instance, (_, until) in store.instances.items() if until < now]
-        if not gone:
-            return []
         for instance in gone:
             del store.instances[instance]
-        return self._remove_members(lambda instance: instance not in store.instances)
+        departures = self._remove_members(lambda instance: instance not in store.instances) if gone else []
+        return Renewal(departures, forgotten)
 
-    async def send_control(self, instance: str, payload: bytes) -> None:
-        """Send to the one instance of that name; nothing happens if it is gone."""
-        known = self.store.instances.get(instance)
-        if known is not None:
-            known[0].control(payload)
+    async def send_control(self, instance: str | None, payload: bytes) -> None:
+        """Send to the one instance of that name, or with None to all."""
+        for name, (receiver, _) in list(self.store.instances.items()):
+            if instance in (None, name):
+                receiver.control(payload)
 
     def _remove_members(self, is_gone: Callable[[str], bool]) -> list[Departure]:
         departures = []

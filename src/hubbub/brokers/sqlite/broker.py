@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import Unavailable
 from ...observe.log import fields, logger
 from ...protocol.envelope import Position
-from ..base import Departure, Entry, Guarantees, History, Receiver, Retention
+from ..base import Entry, Guarantees, History, Receiver, Renewal, Retention
 from ..memory import MemoryBroker, MemoryStore
 from .file import File
 from .reader import Reader
@@ -170,6 +170,7 @@ class SqliteBroker:
     """One instance's part in a :class:`SqliteStore`."""
 
     guarantees = Guarantees(shared=False, durable=True)
+    available = True
 
     def __init__(self, store: SqliteStore, *, instance: str | None = None) -> None:
         self.store = store
@@ -177,7 +178,7 @@ class SqliteBroker:
         self.instance = self._local.instance
         self._receiver: Receiver | None = None
 
-    async def start(self, receiver: Receiver) -> None:
+    async def start(self, receiver: Receiver | None) -> None:
         """Open the file and deliver to `receiver` from now on.
 
         Raises :exc:`ConfigurationError` if the file can't be used: another process has it, it can't be
@@ -249,10 +250,14 @@ class SqliteBroker:
         """Return who is in the room, each with the details of their first connection."""
         return await self._local.members(room)
 
-    async def renew(self) -> list[Departure]:
+    async def instances(self) -> list[str]:
+        """Return the names of the instances that take part, as far as leases tell."""
+        return await self._local.instances()
+
+    async def renew(self) -> Renewal:
         """Keep this instance for another lease; remove the members of those whose lease ran out."""
         return await self._local.renew()
 
-    async def send_control(self, instance: str, payload: bytes) -> None:
-        """Send to the one instance of that name; nothing happens if it is gone."""
+    async def send_control(self, instance: str | None, payload: bytes) -> None:
+        """Send to the one instance of that name, or with None to all."""
         await self._local.send_control(instance, payload)

@@ -20,12 +20,19 @@ class Inbox:
     def __init__(self) -> None:
         self.deliveries: list[tuple[str, Entry, str]] = []
         """Room, entry and epoch of each."""
+        self.losses: list[tuple[str, Position]] = []
+        """Room and position of each."""
         self.controls: list[bytes] = []
         self._arrived = asyncio.Event()
 
     def deliver(self, room: str, entry: Entry, epoch: str) -> None:
         """Take a room message."""
         self.deliveries.append((room, entry, epoch))
+        self._arrived.set()
+
+    def lost(self, room: str, position: Position) -> None:
+        """Take note that messages before a position will not come."""
+        self.losses.append((room, position))
         self._arrived.set()
 
     def control(self, payload: bytes) -> None:

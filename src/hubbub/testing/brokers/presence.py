@@ -1,5 +1,7 @@
 """What a broker's presence, leases and control messages have to be."""
 
+from functools import partial
+
 from ...brokers.base import Departure
 from .engines import Engine, Instance
 
@@ -71,11 +73,12 @@ class Instances:
         await one.broker.enter("b", "eve", "3", b"eve")
         await engine.crash(crashed)
         await engine.pass_time(engine.lease * 0.6)
-        assert await one.broker.renew() == []
-        assert await other.broker.renew() == []
+        assert (await one.broker.renew()).departures == []
+        assert (await other.broker.renew()).departures == []
         assert set(await other.broker.members("b")) == {"ada", "bob", "eve"}
         await engine.pass_time(engine.lease * 0.6)
-        departures = await other.broker.renew() + await one.broker.renew() + await other.broker.renew()
+        renewals = [await instance.broker.renew() for instance in (other, one, other)]
+        departures = [departure for renewal in renewals for departure in renewal.departures]
         assert sorted(departures) == [
             Departure("a", "ada", b"ada"),
             Departure("b", "ada", b"ada"),
@@ -92,7 +95,7 @@ class Instances:
         await one.broker.enter("room", "ada", "2", b"second")
         await engine.crash(crashed)
         await engine.pass_time(engine.lease * 1.5)
-        assert await one.broker.renew() == []
+        assert (await one.broker.renew()).departures == []
         assert await one.broker.members("room") == {"ada": b"second"}
         assert await one.broker.leave("room", "ada", "2")
 
@@ -102,8 +105,8 @@ class Instances:
             await crashed.broker.enter("room", "ada", connection, b"ada")
             await engine.crash(crashed)
         await engine.pass_time(engine.lease * 1.5)
-        assert await one.broker.renew() == [Departure("room", "ada", b"ada")]
-        assert await one.broker.renew() == []
+        assert (await one.broker.renew()).departures == [Departure("room", "ada", b"ada")]
+        assert (await one.broker.renew()).departures == []
 
     async def test_who_departed_comes_as_new(self, engine: Engine, one: Instance) -> None:
         crashed = await engine.open()
@@ -120,8 +123,8 @@ class Instances:
         await one.broker.enter("room", "ada", "1", b"ada")
         for _ in range(5):
             await engine.pass_time(engine.lease * 0.6)
-            assert await one.broker.renew() == []
-            assert await other.broker.renew() == []
+            assert (await one.broker.renew()).departures == []
+            assert (await other.broker.renew()).departures == []
         assert await other.broker.members("room") == {"ada": b"ada"}
 
     async def test_an_instance_that_stopped_has_no_departures_left_to_others(
@@ -130,9 +133,48 @@ class Instances:
         await one.broker.enter("room", "ada", "1", b"ada")
         await one.broker.stop()
         await engine.pass_time(engine.lease * 1.5)
-        assert await other.broker.renew() == []
+        assert (await other.broker.renew()).departures == []
+
+    async def test_an_instance_that_was_taken_for_gone_is_told_so_once(
+        self, engine: Engine, one: Instance, other: Instance
+    ) -> None:
+        await one.broker.enter("room", "ada", "1", b"ada")
+        assert not (await one.broker.renew()).forgotten
+        for _ in range(3):
+            await engine.pass_time(engine.lease * 0.6)
+            await other.broker.renew()
+        assert await other.broker.members("room") == {}
+        assert (await one.broker.renew()).forgotten
+        assert not (await one.broker.renew()).forgotten
+        assert await one.broker.enter("room", "ada", "1", b"ada")
+        assert await other.broker.members("room") == {"ada": b"ada"}
+
+    async def test_instances_are_those_that_take_part(
+        self, engine: Engine, one: Instance, other: Instance
+    ) -> None:
+        crashed = await engine.open()
+        assert sorted(await one.broker.instances()) == sorted([one.name, other.name, crashed.name])
+        await engine.crash(crashed)
+        for _ in range(3):
+            await engine.pass_time(engine.lease * 0.6)
+            await one.broker.renew()
+            await other.broker.renew()
+        assert sorted(await other.broker.instances()) == sorted([one.name, other.name])
+        await other.broker.stop()
+        assert await one.broker.instances() == [one.name]
 
     # Control messages
+
+    async def test_a_control_message_to_all_reaches_every_instance_once(
+        self, engine: Engine, one: Instance, other: Instance
+    ) -> None:
+        third = await engine.open()
+        await one.broker.send_control(None, b"for all")
+        await other.broker.send_control(third.name, b"for the third")
+        for instance in (one, other, third):
+            await instance.inbox.until(partial(instance.inbox.controls.__contains__, b"for all"))
+        await third.inbox.until(lambda: len(third.inbox.controls) == 2)
+        assert one.inbox.controls == other.inbox.controls == [b"for all"]
 
     async def test_a_control_message_reaches_the_one_instance_of_its_name(
         self, engine: Engine, one: Instance, other: Instance
