@@ -31,6 +31,7 @@ check:
 bench:
 	@sh scripts/setup.sh bench
 	.venv/bin/python -m benchmarks $(BENCH_ARGS)
+	$(if $(BENCH_ARGS),,.venv/bin/python -m benchmarks.brokers --broker memory --broker sqlite --broker redis)
 
 fuzz:
 	@sh scripts/setup.sh fuzz

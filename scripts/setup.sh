@@ -1,13 +1,16 @@
 #!/bin/sh
 # Prepares a clone for one purpose: demo, test, check, bench or fuzz. The Makefile runs it before each of them.
 # All it makes lies in .venv, tests/peers/node_modules, benchmarks/peers/node_modules and benchmarks/peers/nginx;
-# only missing Debian packages go into the system, and for nchan an empty folder in /var/lib/nginx.
+# only missing Debian packages go into the system, and for nchan an empty folder in /var/lib/nginx. Servers among
+# the packages are not started, neither now nor with the system.
 # What is already in place is left alone, and a run that was cut short is completed by the next one.
 set -eu
 
 purpose=${1:?"say what to prepare: demo, test, check, bench or fuzz"}
 cd "$(dirname "$0")/.."
 root=$(pwd -P)
+# Where the system's folders are; the tests of this script have some of their own.
+system=${HUBBUB_SYSTEM_ROOT:-}
 # Without a terminal there is nobody to type a password.
 if [ -t 0 ]; then ask=; else ask=-n; fi
 
@@ -55,7 +58,7 @@ install_debian_packages() {
     fi
     as_root apt-get -qq update || say "apt-get could not refresh its package lists; trying with those it has."
     # Nothing of the system is taken away for our sake, and another apt-get at work is waited for.
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends --no-remove "$@" </dev/null >/dev/null ||
         fail "apt-get could not install $*; its reason is above. Install it by hand and try again."
 }
@@ -114,6 +117,59 @@ install_browser_and_node() {
     for program in .venv/bin/playwright chromium node npm; do
         runs "$program" --version || fail "$program is there but fails; see what '$program --version' says."
     done
+}
+
+# install_servers PROGRAM...: tests and benchmarks start these themselves, on free ports. What their packages would
+# start takes ports that are known, and may be in use.
+install_servers() {
+    missing=
+    for program in "$@"; do
+        has_server "$program" || missing="$missing $program"
+    done
+    [ -n "$missing" ] || return 0
+    say "Needed, but never started with the system:$missing."
+    forbid_starts
+    # shellcheck disable=SC2086  # one word for each package
+    install_debian_packages $missing
+    allow_starts
+    for program in $missing; do
+        has_server "$program" || fail "$program is not there after its package was installed. Install it by hand."
+        keep_from_starting "$program"
+    done
+}
+
+# has_server PROGRAM: also in the administrator's folders
+has_server() {
+    (PATH="$PATH:$system/usr/local/sbin:$system/usr/sbin:$system/sbin" && runs command -v "$1")
+}
+
+# Packages ask this program whether they may start a service, with systemd and without. One that is there already
+# is somebody else's, and stays.
+policy=$system/usr/sbin/policy-rc.d
+mark="# hubbub's scripts/setup.sh: no service is started while it installs packages"
+
+forbid_starts() {
+    [ -e "$policy" ] || as_root sh -c "printf '#!/bin/sh\n%s\nexit 101\n' \"\$1\" >'$policy' && chmod 755 '$policy'" sh "$mark" ||
+        fail "Nothing can be written to $policy, so the servers would be started. Install by hand:$missing."
+    trap allow_starts EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+# Take it away again, on whatever way out; also one that a set-up left that was killed.
+allow_starts() {
+    trap - EXIT HUP INT TERM
+    if grep -qsF "$mark" "$policy"; then as_root rm -f "$policy"; fi
+}
+
+# keep_from_starting PACKAGE: with the system, as its package has arranged it
+keep_from_starting() {
+    if runs command -v systemctl; then
+        runs as_root systemctl disable "$1" || say "$1 may start with the system; see: systemctl disable $1"
+    elif runs command -v update-rc.d; then
+        runs as_root update-rc.d "$1" disable || say "$1 may start with the system; see: update-rc.d $1 disable"
+    fi
 }
 
 # install_node_packages FOLDER: those that the lock file in it names
@@ -182,6 +238,7 @@ case $purpose in
     test)
         install_python_packages --group test
         install_browser_and_node
+        install_servers redis-server redis-sentinel rabbitmq-server nats-server haproxy nginx
         install_node_packages tests/peers
         ;;
     # The type checker wants to see what the tests bring along, such as pydantic.
@@ -190,6 +247,7 @@ case $purpose in
         install_python_packages --group bench
         # In a subshell: what fails in it is the end of it alone.
         (install_node && install_node_packages benchmarks/peers) || say "The benchmarks go without ws."
+        (install_servers redis-server) || say "The benchmarks go without the works that need Redis."
         unpack_nginx
         ;;
     fuzz) install_python_packages --group fuzz ;;

@@ -1,12 +1,13 @@
 """A real server in a process of its own, that can be killed and started again."""
 
 import asyncio
+import functools
 import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,10 @@ LAST_WORDS = 1.0
 """Seconds for what is left of the log when the server has ended."""
 
 
+Ready = Callable[[int], Awaitable[bool]]
+"""Tells whether a server on a port of this machine is ready."""
+
+
 class NotStarted(HubbubError):
     """A server ended before it was ready, or was not ready in time; the text has its log."""
 
@@ -30,7 +35,8 @@ class Process:
     """A command that serves on a port of this machine: an async context manager.
 
     Each ``{port}`` in the command stands for the port, a free one if none is given. It is ready when the
-    `ready` path answers 200 over HTTP, or with None when somebody listens. The command gets this process's
+    `ready` path answers 200 over HTTP, with None when somebody listens, or when a function of the port
+    returns true. The command gets this process's
     environment and `environment`; it and what it starts are a process group of their own.
 
     Raises :exc:`NotStarted` with the log if the server does not become ready within `starts_within` seconds.
@@ -42,7 +48,7 @@ class Process:
         command: Sequence[str],
         *,
         port: int = 0,
-        ready: str | None = "/readyz",
+        ready: str | Ready | None = "/readyz",
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
         starts_within: float = 30.0,
@@ -51,7 +57,7 @@ class Process:
         self.command = list(command)
         self.returncode: int | None = None
         """How the last process ended: its exit status, or minus the signal; None while it runs."""
-        self._ready = ready
+        self._ready = _probe(ready)
         self._environment = environment or {}
         self._directory = directory
         self._starts_within = starts_within
@@ -175,6 +181,14 @@ class Process:
         await self._end(signal.SIGTERM)
         await self.start()
 
+    def pause(self) -> None:
+        """Have it do nothing (SIGSTOP): its connections stay, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after :meth:`pause`."""
+        self._signal(signal.SIGCONT)
+
     async def wait(self) -> int:
         """Wait until it ends by itself; return its exit status, or minus the signal."""
         returncode = await self._running().wait()
@@ -200,6 +214,9 @@ class Process:
             return
         try:
             self._signal(how)
+            if how == signal.SIGTERM:
+                # Who is paused would hear of it only later.
+                self._signal(signal.SIGCONT)
             async with asyncio.timeout(self._stops_within):
                 await process.wait()
         except TimeoutError:
@@ -230,7 +247,7 @@ class Process:
         problem = f"It was not ready within {self._starts_within:g} seconds."
         with suppress(TimeoutError):
             async with asyncio.timeout(self._starts_within):
-                while not await self._is_ready():
+                while not await self._ready(self.port):
                     if process.returncode is not None:
                         problem = f"It ended with {process.returncode} before it was ready."
                         break
@@ -241,21 +258,25 @@ class Process:
         command = " ".join(self.command)
         raise NotStarted(f"{command} did not start. {problem} It wrote:\n{self.log or 'nothing'}")
 
-    async def _is_ready(self) -> bool:
+
+def _probe(ready: str | Ready | None) -> Ready:
+    return ready if callable(ready) else functools.partial(_answers, ready)
+
+
+async def _answers(path: str | None, port: int) -> bool:
+    """Tell whether a path is answered with 200, or with None whether somebody listens."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            try:
-                if self._ready is None:
-                    return True
-                writer.write(
-                    f"GET {self._ready} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
-                )
-                return (await reader.readline()).split(b" ")[1:2] == [b"200"]
-            finally:
-                writer.close()
-                await writer.wait_closed()
-        except OSError:
-            return False
+            if path is None:
+                return True
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            return (await reader.readline()).split(b" ")[1:2] == [b"200"]
+        finally:
+            writer.close()
+            await writer.wait_closed()
+    except OSError:
+        return False
 
 
 def _place(port: int) -> socket.socket:
