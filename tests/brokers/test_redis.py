@@ -1,0 +1,80 @@
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from brokers.redis_engine import RedisEngine
+from hubbub.brokers.base import Retention
+from hubbub.testing.brokers import BrokerConformance, Engine, Instance
+from hubbub.testing.brokers.model import RoomMachine
+from hubbub.testing.servers.redis import RedisServer
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A Redis that all tests of this module share; each has a prefix of its own."""
+    server = RedisServer(synced="off")
+    with asyncio.Runner() as runner:
+        runner.run(server.start())
+        yield server
+        runner.run(server.close())
+
+
+class TestRedisBroker(BrokerConformance):
+    @pytest.fixture(autouse=True)
+    def server_of_the_module(self, server):
+        self.url = server.url
+
+    def make_engine(self) -> RedisEngine:
+        return RedisEngine(self.url)
+
+    async def test_messages_older_than_their_age_are_gone(self, engine: Engine, one: Instance) -> None:
+        """As in the suite, with shorter seconds: it takes 180 of them."""
+        engine.second = type(one.broker).second = 0.02
+        await super().test_messages_older_than_their_age_are_gone(engine, one)
+
+    async def test_no_position_is_given_twice_when_all_instances_were_killed(
+        self, engine: Engine, durable: Engine
+    ) -> None:
+        """As in the suite, with shorter seconds: it takes an hour of them."""
+        engine.second = 0.001
+        await super().test_no_position_is_given_twice_when_all_instances_were_killed(durable)
+
+
+@pytest.fixture(scope="module")
+def url_of_the_machine(server):
+    """The address that each of the machines takes, with a prefix of its own."""
+    RedisRoomMachine.url = server.url
+
+
+class RedisRoomMachine(RoomMachine):
+    """Time really passes here: seldom, and so much of it that nothing hangs on how fast the machine is."""
+
+    url = ""
+    pauses = 0
+
+    def make_engine(self) -> RedisEngine:
+        self.pauses = 0
+        return RedisEngine(self.url, second=0.2)
+
+    @initialize(count=st.integers(0, 5), age=st.sampled_from([10, 3600]))
+    def settle(self, count: int, age: int) -> None:
+        self.retention = Retention(count, age + 0.5)
+
+    @rule(seconds=st.just(11))
+    def pass_time(self, seconds: int) -> None:
+        if self.pauses < 2:
+            self.pauses += 1
+            super().pass_time(seconds)
+
+
+@pytest.mark.usefixtures("url_of_the_machine")
+class TestRedisRoom(RedisRoomMachine.TestCase):
+    settings = settings(
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        stateful_step_count=30,
+        max_examples=8,
+    )
