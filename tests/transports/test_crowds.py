@@ -132,7 +132,7 @@ def test_a_place_comes_back_from_an_application_that_fails(start):
         with dial(served, "/fails") as line:
             assert line.close_frame()[0] == 1011
     gone(served)
-    assert len(hub._counts) == 0
+    assert len(hub._entrance.counts) == 0
 
 
 def test_behind_a_trusted_proxy_its_clients_are_counted_and_not_the_proxy(start):
@@ -155,7 +155,7 @@ def test_behind_a_trusted_proxy_its_clients_are_counted_and_not_the_proxy(start)
     for line in lines:
         line.socket.close()
     gone(served)
-    assert hub._counts.counted() == {}
+    assert hub._entrance.counts.counted() == {}
 
 
 KEYS = ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13")

@@ -37,9 +37,8 @@ FRAMES_PER_TURN = 64
 logger = logging.getLogger("hubbub.native")
 
 
-def frame(payload: bytes, binary: bool) -> Chunk:
-    """Return the frame that sends a message; one frame serves many connections."""
-    return frames.message(payload, binary)
+frame: Framing = frames.message
+"""Returns the frame that sends a message; one frame serves many connections."""
 
 
 @functools.cache

@@ -1,39 +1,20 @@
-"""The client for scripts and threads: the same names as :mod:`hubbub.client`, in methods that block.
+"""The client, in methods that block; see :class:`hubbub.sync.Client`."""
 
->>> with hubbub.sync.connect("ws://localhost:8000", messages=[Say]) as client:
-...     room = client.join("chat/lobby")
-...     room.send(Say(text="hi"))
-...     for event in room: ...
-
-Each client runs the asynchronous one on an event loop in a thread of its own. So it answers heartbeats and
-comes back while the program does something else. Its methods may be called from any thread. A method that
-has not done its work after `timeout` seconds raises :exc:`TimeoutError`; with None it waits for ever.
-"""
-
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TypedDict, TypeVar, Unpack, overload
 
-from . import client as asynchronous
-from .client import Event, History, RoomEvent, StateChange
-from .client.backoff import Waits
-from .client.returning import Token
-from .client.websocket import Headers, Proxy, TLSContext
-from .errors import ClientError
-from .protocol.envelope import Member, Position
-from .protocol.messages import Sendable
+from .. import client as asynchronous
+from ..client import Event, History, RoomEvent, StateChange
+from ..client.backoff import Waits
+from ..client.returning import Token
+from ..client.websocket import Headers, Proxy, TLSContext
+from ..protocol.envelope import Member, Position
+from ..protocol.messages import Sendable
+from .loop import TIMEOUT, Loop
 
 Own = TypeVar("Own", bound="Client")
 Reply = TypeVar("Reply")
-Result = TypeVar("Result")
-
-CLOSED = "The client is closed, or was not entered in this process: use it in a `with` block."
-
-TIMEOUT = 10.0
-"""Seconds that a method may take if nothing else is said."""
 
 
 class Options(TypedDict, total=False):
@@ -61,101 +42,10 @@ def connect(url: str, *, timeout: float | None = 30.0, **options: Unpack[Options
     return Client(asynchronous.connect(url, **options), timeout)
 
 
-class _Loop:
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._started = threading.Event()
-        self._problem: OSError | None = None
-        self._handing_over = threading.Lock()
-        # A daemon, so that a program which forgets to close its client ends all the same.
-        self._thread = threading.Thread(target=self._run, name="hubbub client", daemon=True)
-
-    @property
-    def running(self) -> bool:
-        # In a child made by fork there is no such thread, and nobody who would answer.
-        return self._loop is not None and self._thread.is_alive()
-
-    def start(self) -> None:
-        self._thread.start()
-        self._started.wait()
-        if self._loop is None:
-            raise ClientError(f"The client's event loop did not start: {self._problem}") from self._problem
-
-    def _run(self) -> None:
-        try:
-            with asyncio.Runner() as runner:
-                runner.run(self._main())
-        except OSError as problem:
-            if self._started.is_set():
-                raise
-            self._problem = problem
-        finally:
-            self._started.set()
-
-    async def _main(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._started.set()
-        await self._stop.wait()
-
-    def stop(self) -> None:
-        """Stop the loop and wait for the end of its thread; what is still under way there is cancelled."""
-        with self._handing_over:
-            # What was handed over before is cancelled with the loop's other tasks; nothing comes after.
-            loop, self._loop = self._loop, None
-            if loop is not None and self._stop is not None:
-                loop.call_soon_threadsafe(self._stop.set)
-        if loop is not None:
-            self._thread.join()
-
-    def next(self, source: AsyncIterator[Result], timeout: float | None) -> Result:
-        """Return what an asynchronous iterator yields next; :exc:`EOFError` at its end."""
-        item = self._take(source, timeout)
-        if item is None:
-            raise EOFError("Nothing comes any more.")
-        return item
-
-    def each(self, source: AsyncIterator[Result]) -> Iterator[Result]:
-        """Yield what an asynchronous iterator yields, until it ends or the loop does."""
-        while self.running:
-            item = self._take(source, None)
-            if item is None:
-                return
-            yield item
-
-    def _take(self, source: AsyncIterator[Result], timeout: float | None) -> Result | None:
-        return self.call(lambda: anext(source, None), timeout)
-
-    def call(self, function: Callable[[], Awaitable[Result]], timeout: float | None) -> Result:
-        """Return what an asynchronous function returns on the loop."""
-
-        async def bounded() -> Result:
-            # On the loop, so that nothing is taken there that would come too late here.
-            async with asyncio.timeout(timeout):
-                return await function()
-
-        if not self.running:
-            raise ClientError(CLOSED)
-        with self._handing_over:
-            loop = self._loop
-            if loop is None:
-                raise ClientError(CLOSED)
-            future = asyncio.run_coroutine_threadsafe(bounded(), loop)
-        try:
-            return future.result()
-        except CancelledError:
-            raise ClientError("The client was closed meanwhile.") from None
-        except BaseException:
-            future.cancel()  # an interrupt of this thread ends it there, too
-            raise
-
-
 class Room:
     """One room, as :class:`hubbub.client.Room`."""
 
-    def __init__(self, room: asynchronous.Room, loop: _Loop) -> None:
+    def __init__(self, room: asynchronous.Room, loop: Loop) -> None:
         self._room = room
         self._loop = loop
 
@@ -211,7 +101,7 @@ class Client:
     def __init__(self, client: asynchronous.Client, timeout: float | None) -> None:
         self._client = client
         self._timeout = timeout
-        self._loop = _Loop()
+        self._loop = Loop("client")
 
     def __enter__(self: Own) -> Own:
         self._loop.start()
