@@ -356,9 +356,10 @@ class Model(RuleBasedStateMachine):
             if isinstance(problem, Unacknowledged):
                 assert self.forgotten >= sending.began, "what became of it could have been known"
             elif isinstance(problem, RequestFailed):
-                # The broker was away when it was carried out, or when the room was joined again before it.
+                # It was tried again for as long as the server knew it again.
                 assert self.failed
-                assert problem.code in ("unavailable", "not_joined")
+                assert problem.code == "unavailable"
+                assert self.loop.now - sending.began > WINDOW / 2
             elif problem is not None:
                 raise problem
             else:

@@ -168,6 +168,19 @@ class TestStayingAway:
             await exchange.client().__aenter__()
         assert len(exchange.dialled) == 1
 
+    async def test_a_server_may_say_how_long_to_stay_away(self, exchange, monkeypatch):
+        monkeypatch.setattr("hubbub.client.returning.MOST_AFTER", 0.05)
+        for after in (0.03, 3600.0):
+            exchange.refusals = [NotConnected("HTTP 503", status=503, after=after)]
+            client = exchange.client()
+            watch = client.states()
+            entering = asyncio.ensure_future(client.__aenter__())
+            (await exchange.line()).welcome()
+            await soon(entering)
+            waits = [(await anext(watch)).wait for _ in range(3)]
+            assert max(wait or 0.0 for wait in waits) == min(after, 0.05)
+            await client.close()
+
     async def test_entering_tries_as_often_as_the_back_off_lasts(self, exchange):
         exchange.refusals = [NotConnected("no")] * 4
         with pytest.raises(ReconnectFailed, match="no"):

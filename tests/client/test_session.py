@@ -249,10 +249,44 @@ class TestRooms:
     async def test_who_comes_and_goes_is_told(self, conversation):
         async with conversation() as (client, line):
             room = await joined(client, line)
-            line.say("$joined", room="chat/lobby", data={"user": "bob", "info": 1})
-            line.say("$left", room="chat/lobby", data={"user": "bob"})
+            line.say("$joined", room="chat/lobby", data=[{"user": "bob", "info": 1}, {"user": "cleo"}])
+            line.say("$left", room="chat/lobby", data=[{"user": "bob"}])
             assert await soon(anext(room)) == Joined("chat/lobby", Member("bob", 1))
+            assert await soon(anext(room)) == Joined("chat/lobby", Member("cleo"))
             assert await soon(anext(room)) == Left("chat/lobby", Member("bob"))
+
+    async def test_who_is_taken_out_of_a_room_is_told_why_after_what_came_before(self, conversation):
+        async with conversation(messages=[Say]) as (client, line):
+            room = await joined(client, line)
+            say(line, 1, "before")
+            failure = {"code": "kicked", "message": "Be kind.", "retry": False}
+            line.say("$kicked", room="chat/lobby", data=failure)
+            say(line, 2, "after")
+            assert await texts(room, 1) == ["before"]
+            with pytest.raises(RequestFailed) as refused:
+                await soon(anext(room))
+            assert (refused.value.code, refused.value.message) == ("kicked", "Be kind.")
+
+    async def test_iteration_over_the_client_yields_that_it_was_taken_out(self, conversation):
+        async with conversation() as (client, line):
+            await joined(client, line)
+            failure = {"code": "banned", "message": "Not today.", "retry": False}
+            line.say("$kicked", room="chat/lobby", data=failure)
+            event = await soon(anext(aiter(client)))
+            assert (event.room, event.error.code) == ("chat/lobby", "banned")
+            again = await joined(client, line)
+            say(line, 1, "hi")
+            assert await soon(anext(again)) is not None
+
+    async def test_who_was_taken_out_on_the_way_back_leaves(self, conversation):
+        async with conversation() as (client, line):
+            room = await joined(client, line)
+            client._session._catch_up(room._membership)
+            request = await line.heard("$join")
+            failure = {"code": "kicked", "message": "Be kind.", "retry": False}
+            line.say("$kicked", room="chat/lobby", data=failure)
+            line.say("$ack", id=request["id"], room="chat/lobby", data=position(0))
+            assert (await line.heard("$leave"))["room"] == "chat/lobby"
 
     async def test_everything_is_yielded_in_one_order(self, conversation):
         async with conversation(messages=[Say]) as (client, line):
@@ -411,6 +445,7 @@ class TestResuming:
             assert asked == {
                 "session": "token-1",
                 "rooms": {"$user/ada": position(7), "chat/lobby": position(2)},
+                "attempt": 1,
             }
             say(line, 2, "two again")
             say(line, 3, "three")
@@ -624,7 +659,8 @@ class TestResuming:
             line = await exchange.line()
             line.welcome()
             asked = await line.resume()
-            assert asked == {"session": "token-1", "rooms": {"chat/lobby": position(3)}}
+            # The server may hear of this attempt before it hears of the first one.
+            assert asked == {"session": "token-1", "rooms": {"chat/lobby": position(3)}, "attempt": 2}
             await line.acknowledge("say")
             await soon(sending)
 
@@ -665,7 +701,8 @@ class TestLoggingIn:
             line = await exchange.line()
             assert line.token == "token-of-ada"
             line.welcome(user="ada", inbox=inbox)
-            assert await line.resume() == {"session": "token-2", "rooms": {"$user/ada": position(8)}}
+            rooms = {"$user/ada": position(8)}
+            assert await line.resume() == {"session": "token-2", "rooms": rooms, "attempt": 1}
 
     async def test_a_refusal_changes_nothing(self, conversation, exchange):
         async with conversation(token="old") as (client, line):

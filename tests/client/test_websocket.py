@@ -6,8 +6,10 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 import traceback
 from contextlib import asynccontextmanager, suppress
+from email.utils import formatdate
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -16,7 +18,7 @@ import hubbub
 from client.lines import at_once, soon
 from hubbub import ConfigurationError, Gap, Message, ReconnectFailed, State
 from hubbub.client import LineLost, NotConnected
-from hubbub.client.websocket import dialling
+from hubbub.client.websocket import _Connection, dialling
 from plain_server import plain_server
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +145,40 @@ class TestALine:
 
 
 class TestNoLine:
+    @pytest.mark.parametrize(
+        ("said", "seconds"),
+        [
+            (("7",), 7.0),
+            ((), 0.0),
+            (("-7",), 0.0),
+            (("soon",), 0.0),
+            (("9" * 400,), 999_999_999.0),
+            (("7", "9"), 7.0),
+            (("Wed, 21 Oct 2015 07:28:00 GMT",), 0.0),
+            (("Wed, 21 Oct 2015 07:28:00",), 0.0),
+        ],
+    )
+    async def test_http_says_when_to_come_back(self, said, seconds):
+        def refuse(connection, request):
+            response = connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "no")
+            for value in said:
+                response.headers["Retry-After"] = value
+            return response
+
+        with plain_server(process_request=refuse) as server, pytest.raises(NotConnected) as refused:
+            await dial(server.url)(None)
+        assert refused.value.after == seconds
+
+    async def test_http_says_until_when_to_stay_away(self):
+        def refuse(connection, request):
+            response = connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "no")
+            response.headers["Retry-After"] = formatdate(time.time() + 100, usegmt=True)
+            return response
+
+        with plain_server(process_request=refuse) as server, pytest.raises(NotConnected) as refused:
+            await dial(server.url)(None)
+        assert 90 < refused.value.after <= 100
+
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 426, 408, 429, 500, 503])
     async def test_http_refuses(self, status):
         def refuse(connection, request):
@@ -173,6 +209,22 @@ class TestNoLine:
         async def hang_up(*_) -> None:
             pass
 
+        async with tcp_server(hang_up) as address:
+            with pytest.raises(NotConnected) as refused:
+                await dial(f"ws://{address}")(None)
+            assert refused.value.comes_back
+
+    async def test_somebody_hangs_up_before_anything_was_asked(self, monkeypatch):
+        handshake = _Connection.handshake
+
+        async def shake_too_late(connection, *arguments) -> None:
+            await connection.connection_lost_waiter
+            await handshake(connection, *arguments)
+
+        async def hang_up(*_) -> None:
+            pass
+
+        monkeypatch.setattr(_Connection, "handshake", shake_too_late)
         async with tcp_server(hang_up) as address:
             with pytest.raises(NotConnected) as refused:
                 await dial(f"ws://{address}")(None)

@@ -55,7 +55,8 @@ def connect(
     to be yielded; twice as many while an answer or another room's event is awaited.
     `subprotocol` is what is offered: ``hubbub.v1.msgpack`` for binary messages, or what is not hubbub's.
     `headers`, `ssl`, `proxy`, `compression` and `max_size` are those of the `websockets` library.
-    Opening a connection may take `open_timeout` seconds, and so may the server's welcome.
+    Opening a connection may take `open_timeout` seconds, and so may the server's welcome. To take the session
+    up, the server has 30 seconds, or `open_timeout` if that is more.
 
     Raises :exc:`hubbub.ConfigurationError` for what can't work.
     """

@@ -49,9 +49,10 @@ class Left(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """After a reconnect the client was not let into the room again; nothing more comes from it.
+    """The client is in the room no more: it was taken out of it, or not let in again after a reconnect.
 
-    Iteration over the client yields it; iteration over the room raises `error`.
+    Iteration over the client yields it; iteration over the room raises `error`, whose `code` is ``kicked`` or
+    ``banned`` where it was taken out. Nothing more comes from the room; the client can join it anew.
     """
 
     room: str

@@ -43,11 +43,15 @@ class LineLost(Exception):
 class NotConnected(Exception):
     """No line could be opened. `comes_back` is whether another attempt makes sense.
 
-    `status` is that of the HTTP response with which the server refused, if it did.
+    `status` is that of the HTTP response with which the server refused, if it did, and `after` the seconds
+    for which it wants the client to stay away.
     """
 
-    def __init__(self, reason: str, *, status: int | None = None, comes_back: bool = True) -> None:
+    def __init__(
+        self, reason: str, *, status: int | None = None, comes_back: bool = True, after: float = 0.0
+    ) -> None:
         super().__init__(reason)
+        self.after = after
         self.reason = reason
         self.status = status
         self.comes_back = comes_back

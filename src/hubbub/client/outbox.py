@@ -17,10 +17,12 @@ class Request:
 
     `accept` makes the result of an ``$ack``; it is None where no answer is awaited. What is `kept` is sent
     on the next line if this one is lost. What is `repeatable` may be sent any number of times, in any
-    session.
+    session. What is to a `room` waits until the client is in it.
     """
 
-    __slots__ = ("accept", "kept", "number", "outcome", "payload", "repeatable", "sent", "sent_at")
+    __slots__ = (
+        "accept", "failure", "kept", "number", "outcome", "payload", "repeatable", "room", "sent", "sent_at",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -30,17 +32,33 @@ class Request:
         *,
         kept: bool = True,
         repeatable: bool = False,
+        room: str | None = None,
     ) -> None:
         self.number = number
         self.payload = payload
         self.accept = accept
         self.kept = kept
         self.repeatable = repeatable
+        self.room = room
         self.outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self.sent: float | None = None
         """When it was sent first, by the loop's clock."""
         self.sent_at = 0.0
         """The same by the wall's clock, which goes on while the machine sleeps."""
+        self.failure: RequestFailed | None = None
+        """What it was answered last, if it is to be sent again all the same."""
+
+    @property
+    def once(self) -> bool:
+        """Whether it is the application's, and has to be carried out once, however often it is sent."""
+        return self.kept and not self.repeatable and self.accept is not None
+
+    def sent_within(self, seconds: float) -> bool:
+        """Tell whether it was sent so many seconds ago at the most, or not at all."""
+        if self.sent is None:
+            return True
+        now, wall = asyncio.get_running_loop().time(), time.time()
+        return max(now - self.sent, wall - self.sent_at) <= seconds
 
     def acknowledged(self, answer: Arrived) -> None:
         """Take an ``$ack`` in, at once: what follows it on the line may depend on it."""
@@ -64,14 +82,33 @@ class Request:
             self.outcome.set_exception(problem)
 
 
+AT_ONCE = 64
+"""Requests of the application that are sent again at once, until one of them succeeds."""
+
+
 class Outbox:
-    """Requests in the order in which they were made; `limit` of the application's at the most."""
+    """Requests in the order in which they were made; `limit` of the application's at the most.
+
+    Those that the server could not carry out, since it could not reach its broker, are sent again, some at a
+    time, and those behind them wait; once others succeed, only those that are to the same rooms. So do those
+    to a room that the client is not in yet on this line.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._numbers = count(1)
         self._open: dict[int, Request] = {}
         self._unsent: deque[Request] = deque()
+        self._waiting: dict[int, Request] = {}
+        """Those that may not be sent now."""
+        self._absent: set[str] = set()
+        """Rooms that the client is not in yet on this line."""
+        self._allowed: int | None = None
+        """How many of the application's may be sent, as long as the server is in trouble."""
+        self._troubled: set[str | None] = set()
+        """Rooms in which something failed, and is not sent again yet, while the server is well elsewhere."""
+        self.window = 0.0
+        """For how many seconds after it was sent first a request may be sent again."""
         self._wake = asyncio.Event()
 
     def __bool__(self) -> bool:
@@ -96,6 +133,7 @@ class Outbox:
     def drop(self, request: Request) -> None:
         """Forget a request: nobody waits for it any more."""
         self._open.pop(request.number, None)
+        self._waiting.pop(request.number, None)
 
     def answered(self, number: int | str | None) -> Request | None:
         """Return the request that an answer names, and forget it; None if nobody waits for that."""
@@ -111,7 +149,7 @@ class Outbox:
         while True:
             while self._unsent:
                 request = self._unsent.popleft()
-                if request.number not in self._open:
+                if request.number not in self._open or not self._may_be_sent(request):
                     continue
                 if largest is not None and size_of(request.payload) > largest:
                     self.drop(request)
@@ -126,9 +164,75 @@ class Outbox:
             self._wake.clear()
             await self._wake.wait()
 
+    def _may_be_sent(self, request: Request) -> bool:
+        if request.failure is not None and not request.sent_within(self.window):
+            self.drop(request)
+            request.fail(request.failure)
+            return False
+        held = self._allowed == 0 or request.room in self._troubled
+        if request.room in self._absent or (request.once and held):
+            self._waiting[request.number] = request
+            return False
+        if request.once and self._allowed is not None:
+            self._allowed -= 1
+        return True
+
+    # What waits
+
+    def postpone(self, request: Request, failure: RequestFailed) -> None:
+        """Have a request sent again later, with the same id, that failed for a reason that passes.
+
+        It fails after all once the server may no longer know it again.
+        """
+        request.failure = failure
+        self._open[request.number] = request
+        self._waiting[request.number] = request
+
+    def hold(self) -> None:
+        """Send nothing of the application's for now: the server is in trouble."""
+        self._allowed = 0
+
+    def probe(self) -> None:
+        """Send some of what waits: the server may be out of trouble."""
+        if self._allowed is not None:
+            self._allowed = AT_ONCE
+        self._troubled.clear()
+        self._send_waiting()
+
+    def go_on(self, *, with_failed: bool = True) -> None:
+        """Send everything: the server is out of trouble.
+
+        Or it is for some rooms; what failed waits for the next :meth:`probe`, and so does what is behind it.
+        """
+        if self._allowed is not None:
+            self._allowed = None
+            failed = () if with_failed else self._waiting.values()
+            self._troubled = {request.room for request in failed if request.failure is not None}
+            self._send_waiting()
+
+    def absent(self, room: str) -> None:
+        """Have what is to a room wait: the client is not in it, and about to join it again."""
+        self._absent.add(room)
+
+    def present(self, room: str) -> None:
+        """Send what is to a room."""
+        if room in self._absent:
+            self._absent.remove(room)
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        # What has waited was made before what has not.
+        self._unsent.extendleft(sorted(self._waiting.values(), key=_number_of, reverse=True))
+        self._waiting.clear()
+        self._wake.set()
+
     def lost(self) -> None:
         """Drop what is not kept for the next line."""
         self._unsent.clear()
+        self._waiting.clear()
+        self._absent.clear()
+        self._troubled.clear()
+        self._allowed = None
         for request in list(self._open.values()):
             if not request.kept:
                 self.drop(request)
@@ -141,12 +245,11 @@ class Outbox:
         knows it again. All else that may have been carried out fails; in a new session, with None, that is
         whatever was sent.
         """
-        now, wall = asyncio.get_running_loop().time(), time.time()
         self._unsent.clear()
-        for request in list(self._open.values()):
+        for request in sorted(self._open.values(), key=_number_of):
             again = request.sent is None or request.repeatable
-            if not again and window is not None and request.sent is not None:
-                again = max(now - request.sent, wall - request.sent_at) <= window
+            if not again and window is not None:
+                again = request.sent_within(window)
             if again:
                 self._unsent.append(request)
             else:
@@ -168,6 +271,10 @@ class Outbox:
                 unknown.__cause__ = problem
                 request.fail(unknown)
         self._unsent.clear()
+
+
+def _number_of(request: Request) -> int:
+    return request.number
 
 
 def _too_large(largest: int) -> RequestFailed:

@@ -21,6 +21,9 @@ Kind = TypeVar("Kind")
 HELD = 10.0
 """Seconds after which a connection has held, so that the back-off begins anew."""
 
+MOST_AFTER = 60.0
+"""Seconds that a server's ``Retry-After`` can have a client stay away."""
+
 UNAUTHORIZED = 401
 """HTTP status of a handshake whose login was refused."""
 
@@ -142,7 +145,8 @@ class Returning:
             return self._next_wait(none, None, problem.reason)
         if not problem.comes_back:
             raise ReconnectFailed(f"Could not connect: {problem.reason}.", reason=problem.reason) from problem
-        return self._next_wait(problem, None, problem.reason)
+        # Jitter comes on top: the server has told the same to all whom it refused.
+        return min(problem.after, MOST_AFTER) + self._next_wait(problem, None, problem.reason)
 
     async def _after_loss(self, lost: LineLost) -> float:
         since, drain = self._since, self._session.drain

@@ -61,8 +61,10 @@ class Room:
     async def send(self, message: Sendable, *, acknowledged: bool = True) -> None:
         """Send a message to the room; return when the server has acknowledged it.
 
-        A lost line does not matter: the message is sent again on the next one, and carried out once. Raises
-        :exc:`RequestFailed` if the server refuses it, :exc:`OutboxFull` if too many wait already, and
+        A lost line does not matter: the message is sent again on the next one, and carried out once. While
+        the server can't reach its broker, it is sent again and again, for as long as the server would know
+        it again: 5 minutes by default. Raises :exc:`RequestFailed` if the server refuses it,
+        :exc:`OutboxFull` if too many wait already, and
         :exc:`Unacknowledged` if it can't be known whether it was carried out.
 
         With `acknowledged` false it is sent once at the most, and dropped while there is no connection: for

@@ -9,6 +9,8 @@ from .arrivals import Arrivals, Queue
 from .events import Event, Gap, Joined, Left, Received, Refused
 from .wire import Arrived, Tongue
 
+_COMINGS: dict[str, Callable[[str, Member], Joined | Left]] = {"$joined": Joined, "$left": Left}
+
 
 class Membership(Queue):
     """One room, and what of it waits to be yielded.
@@ -17,7 +19,7 @@ class Membership(Queue):
     from; `position`, where iteration has come to, is at that or before it.
     """
 
-    __slots__ = ("name", "received", "returning")
+    __slots__ = ("kicked", "name", "received", "returning")
 
     def __init__(self, arrivals: Arrivals, name: str, position: Position) -> None:
         super().__init__(arrivals)
@@ -25,6 +27,8 @@ class Membership(Queue):
         self.received = self.position = position
         self.returning = False
         """Whether the client is joining it again, or waits to do so."""
+        self.kicked = False
+        """Whether the server has taken the client out of it."""
 
     @property
     def resumes_from(self) -> Position | None:
@@ -103,7 +107,17 @@ class Rooms:
                 await self._put(self._nameless, _received(arrived, tongue), None, patience)
             return
         membership = self.by_name.get(arrived.room)
-        if membership is None or membership.behind:
+        if membership is None:
+            return
+        if arrived.type == "$kicked":
+            membership.kicked = True
+            self.refuse(membership, tongue.failure(arrived))
+            return
+        if membership.behind:
+            return
+        if arrived.type in _COMINGS:
+            for member in tongue.data(arrived, list[Member]):
+                await self._put(membership, _COMINGS[arrived.type](membership.name, member), None, patience)
             return
         event, position = _event(arrived, membership, tongue)
         if (
@@ -169,8 +183,4 @@ def _event(arrived: Arrived, membership: Membership, tongue: Tongue) -> tuple[Ev
     if kind == "$gap":
         position = tongue.data(arrived, Position)
         return Gap(name, position), position
-    if kind == "$joined":
-        return Joined(name, tongue.data(arrived, Member)), None
-    if kind == "$left":
-        return Left(name, tongue.data(arrived, Member)), None
     return None, None

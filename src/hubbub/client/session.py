@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NoReturn
 
 from msgspec import UNSET
@@ -16,19 +15,18 @@ from ..protocol.envelope import Drain, Envelope, Identity, Inbox, Join, Login, P
 from ..protocol.messages import Schema
 from .backoff import Waits
 from .line import Line, LineLost
+from .opening import Opening, greeting_of, in_time, misspoken, resumed
 from .outbox import Outbox, Request
+from .retries import Retries
 from .rooms import Membership, Rooms
 from .silence import Silence
-from .wire import Arrived, Greeting, Tongue, failed, logger, size_of
+from .wire import Arrived, Greeting, Tongue, failed, logger
 
+RESUMES_WITHIN = 30.0
+"""Seconds that the server has at the least to take a session up: it looks for each of its rooms."""
 
-@dataclass(frozen=True)
-class Opening:
-    """How a line begins: whether the session goes on, and which rooms have to be joined again."""
-
-    greeting: Greeting | None = None
-    resumed: bool = False
-    returning: tuple[tuple[Membership, Request | None], ...] = ()
+OF_WINDOW = 0.9
+"""How much of the server's window is used, so that what is sent again gets there in time."""
 
 
 class Session:
@@ -51,7 +49,9 @@ class Session:
         self._schemas = schemas
         self._backoff = backoff
         self._ticket: str | None = None
-        self._window = 0.0
+        self._attempts = 0
+        """How often it was asked for the session to go on."""
+        self._retries = Retries(self.outbox, backoff)
         self._met = False
         self._pong: Request | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -82,14 +82,10 @@ class Session:
         """Be carried by a line until it is lost, which raises :exc:`LineLost`.
 
         `opened` is called, with whether the session goes on, when the server has welcomed the client. That
-        has to happen `within` some seconds.
+        has to happen `within` some seconds, and the session to be taken up in some more.
         """
         self.drain = None
-        try:
-            async with asyncio.timeout(within):
-                opening = await self._open(line)
-        except TimeoutError:
-            raise LineLost(CloseCode.ABNORMAL, f"no $welcome came within {within:g} s") from None
+        opening = await self._open(line, within)
         opened(opening.resumed)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -105,6 +101,7 @@ class Session:
             lost = _first(group)
         finally:
             self._tasks = None
+            self._retries.lost()
             self.outbox.lost()
             for membership in self.rooms.by_name.values():
                 membership.returning = False
@@ -114,38 +111,27 @@ class Session:
             raise asyncio.CancelledError
         raise lost
 
-    async def _open(self, line: Line) -> Opening:
+    async def _open(self, line: Line, within: float) -> Opening:
         codec = CODECS.get(line.subprotocol or "")
         if self._met and (codec is None) != (self.tongue is None):
-            raise await _misspoken(line, "it speaks another protocol than before")
+            raise await misspoken(line, "it speaks another protocol than before")
         self._met = True
         if codec is None:
             self.outbox.restart((), None)
             return Opening()
         tongue = self.tongue = Tongue(codec, self._schemas)
         try:
-            greeting = await self._greeting(line, tongue)
+            greeting = await in_time(within, greeting_of(line, tongue), "$welcome")
             if self._ticket is not None:
                 # Should it be another user's, what arrives there until the session is known is dropped as
                 # for all rooms, and has to come again.
                 self._meet_inbox(greeting.inbox)
             asked = {name: membership.resumes_from for name, membership in self.rooms.by_name.items()}
-            answer = await self._resume(line, tongue, greeting, asked)
+            resuming = self._resume(line, tongue, greeting, asked)
+            answer = await in_time(max(within, RESUMES_WITHIN), resuming, "answer to $resume")
         except InvalidMessage as problem:
-            raise await _misspoken(line, str(problem)) from problem
+            raise await misspoken(line, str(problem)) from problem
         return self._anew(greeting) if answer is None else self._resumed(answer, asked)
-
-    async def _greeting(self, line: Line, tongue: Tongue) -> Greeting:
-        reason = ""
-        while True:
-            try:
-                arrived = tongue.read(await line.recv())
-            except LineLost as lost:
-                raise LineLost(lost.code, lost.reason or reason) from lost
-            if arrived.type == "$welcome":
-                return tongue.data(arrived, Greeting)
-            if arrived.type == "$error":
-                reason = tongue.failure(arrived).message
 
     async def _resume(
         self, line: Line, tongue: Tongue, greeting: Greeting, asked: dict[str, Position | None]
@@ -153,21 +139,14 @@ class Session:
         """Take the session up; return the second greeting, or None if it is a new session from here on."""
         if self._ticket is None:
             return None
-        number = self.outbox.number()
-        request = tongue.write(Envelope("$resume", id=number, data=Resume(self._ticket, asked)))
-        if size_of(request) > greeting.max_message:
-            return None  # joining the rooms one by one does it too
-        await line.send(request)
-        while True:
-            arrived = tongue.read(await line.recv())
-            if arrived.id == number and arrived.type == "$welcome":
-                return tongue.data(arrived, Greeting)
-            if arrived.id == number and arrived.type == "$error":
-                logger.info("the session was not taken up: %s", tongue.failure(arrived))
-                return None
-            # What is for a room comes again, after the answer.
-            if arrived.room is None:
-                await self._take_in(arrived, tongue, greeting.heartbeat)
+        self._attempts += 1
+        ask = Resume(self._ticket, asked, self._attempts)
+        resume = Envelope("$resume", id=self.outbox.number(), data=ask)
+
+        async def take_in(arrived: Arrived) -> None:
+            await self._take_in(arrived, tongue, greeting.heartbeat)
+
+        return await resumed(line, tongue, resume, greeting.max_message, take_in)
 
     def _resumed(self, greeting: Greeting, asked: dict[str, Position | None]) -> Opening:
         returning: list[tuple[Membership, Request | None]] = []
@@ -180,8 +159,9 @@ class Session:
             elif name not in greeting.rooms or membership.low:
                 membership.behind = membership.returning = True
                 returning.append((membership, None))
-        # A tenth less than the server's, so that what is sent again gets there in time.
-        self.outbox.restart((), 0.9 * self._window)
+                if name not in greeting.rooms:
+                    self.outbox.absent(name)
+        self.outbox.restart((), self.outbox.window)
         self._welcomed(greeting)
         return Opening(greeting, True, tuple(returning))
 
@@ -190,13 +170,14 @@ class Session:
         for membership in self.rooms.by_name.values():
             membership.behind = membership.returning = True
             returning.append((membership, self._joining(membership)))
+            self.outbox.absent(membership.name)
         self.outbox.restart([request for _, request in returning if request is not None], None)
         self._welcomed(greeting)
         return Opening(greeting, False, tuple(returning))
 
     def _welcomed(self, greeting: Greeting) -> None:
         self._ticket = greeting.session
-        self._window = greeting.window
+        self.outbox.window = OF_WINDOW * greeting.window
         self.user = greeting.user
         self._meet_inbox(greeting.inbox)
 
@@ -218,7 +199,7 @@ class Session:
                         await self._take_in(tongue.read(message), tongue, heartbeat)
                     silence.heard = silence.now()
         except InvalidMessage as problem:
-            raise await _misspoken(line, str(problem)) from problem
+            raise await misspoken(line, str(problem)) from problem
         except TimeoutError:
             raise LineLost(CloseCode.ABNORMAL, "nothing was heard from the server in time") from None
         finally:
@@ -246,6 +227,8 @@ class Session:
         # First of all: if it can't be read, the request is still there to be told so.
         failure = tongue.failure(arrived) if arrived.type == "$error" else None
         request = self.outbox.answered(arrived.id)
+        if arrived.id is not None and self._retries.answered(request, failure, self._tasks):
+            return
         if request is not None and failure is None:
             request.acknowledged(arrived)
         elif request is not None and failure is not None:
@@ -271,7 +254,9 @@ class Session:
         number = self.outbox.number()
         if accept is not None:
             envelope = Envelope(envelope.type, id=number, room=envelope.room, data=envelope.data)
-        return Request(number, tongue.write(envelope), accept, kept=kept, repeatable=repeatable)
+        room = None if envelope.type.startswith("$") else envelope.room
+        payload = tongue.write(envelope)
+        return Request(number, payload, accept, kept=kept, repeatable=repeatable, room=room)
 
     async def control(
         self, kind: str, room: str | None, data: object, accept: Callable[[Arrived], object]
@@ -310,6 +295,7 @@ class Session:
             position = data(answer, Position)
             known = name in self.rooms.by_name
             membership = self.rooms.enter(name, position)
+            self.outbox.present(name)
             if since is not None or not known:
                 membership.joined(position)
             return membership
@@ -343,6 +329,7 @@ class Session:
                 self.rooms.leave(other)
 
         self.rooms.leave(membership)
+        self.outbox.present(name)
         with suppress(RequestFailed):  # the server says that it is not in the room
             await self.control("$leave", name, UNSET, accept)
 
@@ -368,6 +355,7 @@ class Session:
 
         def accept(answer: Arrived) -> None:
             membership.joined(data(answer, Position))
+            self.outbox.present(membership.name)
 
         envelope = Envelope("$join", room=membership.name, data=Join(membership.received))
         return self.request(envelope, accept, kept=False)
@@ -386,6 +374,9 @@ class Session:
                 self.outbox.add(request)
             try:
                 await self._outcome(request)
+                if membership.kicked and membership.name not in self.rooms.by_name:
+                    # It was in its way back when the client was taken out.
+                    self.note(Envelope("$leave", room=membership.name))
                 return
             except (RequestFailed, InvalidMessage) as problem:
                 error = (
@@ -394,6 +385,7 @@ class Session:
             wait = next(waits, None) if error.retry else None
             if wait is None:
                 self.rooms.refuse(membership, error)
+                self.outbox.present(membership.name)
                 return
             request = None
             await asyncio.sleep(wait)
@@ -418,11 +410,6 @@ class Session:
         self.ended = problem
         self.outbox.fail(problem)
         self.rooms.end(failure)
-
-
-async def _misspoken(line: Line, what: str) -> LineLost:
-    await line.close(CloseCode.PROTOCOL_ERROR)
-    return LineLost(CloseCode.PROTOCOL_ERROR, f"the server can't be understood: {what}")
 
 
 def _first(group: BaseExceptionGroup[LineLost]) -> LineLost:

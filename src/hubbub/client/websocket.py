@@ -1,8 +1,10 @@
 """A line over a real WebSocket, by the `websockets` library: proxies, TLS and compression are its work."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from functools import partial
 from ssl import SSLCertVerificationError, SSLContext
 from typing import Literal
@@ -79,6 +81,16 @@ class WebSocketLine:
                 await self._connection.recv()
 
 
+def _seconds_of(retry_after: str = "") -> float:
+    """Return what a ``Retry-After`` says (RFC 9110 section 10.2.3); 0 if it says nothing."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def _lost(closed: ConnectionClosed) -> LineLost:
     close = closed.rcvd or closed.sent
     return LineLost() if close is None else LineLost(close.code, close.reason)
@@ -136,11 +148,15 @@ def dialling(
         except InvalidStatus as refused:
             status = refused.response.status_code
             raise NotConnected(
-                f"the server answered with HTTP {status}", status=status, comes_back=status in LATER
+                f"the server answered with HTTP {status}",
+                status=status,
+                comes_back=status in LATER,
+                after=_seconds_of(*refused.response.headers.get_all("Retry-After")[:1]),
             ) from refused
         except SSLCertVerificationError as problem:
             raise NotConnected(str(problem), comes_back=False) from problem
-        except (OSError, InvalidMessage, ProxyError) as problem:
+        except (OSError, InvalidMessage, ProxyError, ConnectionClosed) as problem:
+            # The last one where it was closed before anything could be asked.
             raise NotConnected(str(problem) or type(problem).__name__) from problem
         except InvalidProxy as problem:
             raise NotConnected(f"the proxy's URL is none: {problem.msg}", comes_back=False) from None
