@@ -120,6 +120,17 @@ async def test_several_workers_need_a_broker_that_they_share():
         await hub.start()
 
 
+async def test_workers_whose_users_have_inboxes_need_a_broker_that_they_share():
+    hub = Hubbub(Settings(workers=2))
+
+    @hub.authenticate
+    async def who(connection: Connection) -> str | None:
+        return connection.token
+
+    with pytest.raises(ConfigurationError, match="and users"):
+        await hub.start()
+
+
 async def test_a_hub_that_can_not_start_says_why_to_the_asgi_server():
     hub = Hubbub(Settings(broker="carrier-pigeon://loft"))
     told = []
@@ -227,6 +238,19 @@ async def test_a_shutdown_hook_that_fails_is_logged_and_keeps_no_other():
     assert "no database" in str(record.exc_info)
     with pytest.raises(ConfigurationError, match="not started"):
         await rooms().send(Say("x"))
+
+
+async def test_stops_at_the_same_time_are_one_and_a_start_meanwhile_comes_after():
+    hub, told = Hubbub(), Told()
+    hub.on_startup(lambda: told("startup"))
+    hub.on_shutdown(lambda: told("shutdown"))
+    await hub.start()
+    await asyncio.gather(hub.stop(), hub.stop(), hub.start())
+    assert [await told.next() for _ in range(3)] == ["startup", "shutdown", "startup"]
+    await hub.user("ada").send(Say("hello"))
+    await hub.stop()
+    assert await told.next() == "shutdown"
+    assert told.silent
 
 
 async def test_a_broker_that_fails_to_stop_leaves_the_hub_stopped_all_the_same():

@@ -129,7 +129,11 @@ def test_settings_show_what_differs_from_the_defaults_and_no_secrets():
 
 
 def test_a_secret_that_is_taken_back_is_shown_as_nothing():
-    assert [setting.name for setting in SETTINGS if setting.secret] == ["ssl_keyfile_password", "broker"]
+    assert [setting.name for setting in SETTINGS if setting.secret] == [
+        "ssl_keyfile_password",
+        "broker",
+        "api_keys",
+    ]
     assert repr(Settings(broker=None)) == "Settings(broker=None)"
 
 

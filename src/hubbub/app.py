@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,25 +19,21 @@ from .brokers import open_broker
 from .brokers.base import Broker
 from .engine.callback import CONNECTION, Callback, Function, place_of
 from .engine.connection import Connection
+from .engine.control import ConnectionInfo
 from .engine.drain import drain
 from .engine.held import Slow
 from .engine.hub import Hub
 from .engine.lifecycle import Hooks, serve_endpoint, serve_session
-from .engine.membership import inbox_of
 from .engine.pattern import Pattern
-from .engine.pending import Pending
-from .engine.room import DEFAULT_AGE, AnyFunction, Room, Rooms
+from .engine.room import AnyFunction, Room, Rooms
 from .engine.router import Router
-from .engine.transport import Transport
+from .entrance import Entrance, refuse, turn_away
 from .errors import CollisionError, ConfigurationError
 from .observe.log import fields, logger
 from .protocol.codecs import negotiate
+from .protocol.publications import DEFAULT_AGE, inbox_of
 from .settings import Settings
-from .transports.access import Access
-from .transports.admission import CROWDED, Counts, Proxies, Refusal, Refusals
-from .transports.asgi import ASGITransport, Readers, Writers
-from .transports.native import EXTENSION, WebSocketProtocol
-from .transports.uvicorn import OPENED
+from .transports.publish import PublishEndpoint
 
 Hook = TypeVar("Hook", bound=Function)
 
@@ -69,14 +65,10 @@ class Hubbub:
         self.rooms: list[Rooms] = []
         self.endpoints: list[Endpoint] = []
         self.router = Router("the hub", {Connection: CONNECTION})
-        self._broker = broker
+        self.broker = broker
+        """The broker object that it was given; None if the setting names it."""
         self._hub = Hub(self.settings)
-        self._access = Access(self.settings)
-        self._proxies = Proxies(self.settings)
-        self._counts = Counts(self.settings.max_connections, self.settings.max_connections_per_address)
-        self._pending = Pending(self.settings.max_pending)
-        self._refusals = Refusals()
-        self._readers, self._writers = Readers(), Writers()
+        self._entrance = Entrance(self._hub)
         self._hooks = Hooks()
         self._inboxes = Rooms(
             self._hub,
@@ -90,8 +82,18 @@ class Hubbub:
         self._shutdown: list[Function] = []
         self._started = False
         self._draining = False
-        self._starting = asyncio.Lock()
-        self._http = HTTPRouter([Route("/healthz", self._healthz), Route("/readyz", self._readyz)])
+        self._changing = asyncio.Lock()
+        publish = PublishEndpoint(
+            self._hub,
+            self.rooms,
+            self._inboxes,
+            self.settings,
+            ready=self._takes_messages,
+            refused=lambda refusal, request: self._entrance.log(refusal, request.scope),
+        )
+        self._http = HTTPRouter(
+            [Route("/healthz", self._healthz), Route("/readyz", self._readyz), *publish.routes]
+        )
 
     # Declaring
 
@@ -103,13 +105,15 @@ class Hubbub:
         history_age: float = DEFAULT_AGE,
         presence: bool = False,
         slow: Slow = "disconnect",
+        bans: bool = False,
     ) -> Rooms:
         """Declare the rooms whose name is of a pattern: ``"chat/{name}"``. Clients can join no others.
 
         `history` messages are kept for those who come later or come back, none for longer than
         `history_age` seconds. With `presence`, members see who is there. A member that reads too `slow` is
         disconnected and comes back for what it missed, or with ``"drop"`` loses the oldest messages, or with
-        ``"conflate"`` is sent only the newest of the messages with the same key.
+        ``"conflate"`` is sent only the newest of the messages with the same key. With `bans`, users can be
+        banned (:meth:`Room.ban`); each join asks the broker once more then.
 
         Raises :exc:`CollisionError` if a name could be of two patterns.
         """
@@ -127,6 +131,7 @@ class Hubbub:
             presence=presence,
             place=place,
             slow=slow,
+            bans=bans,
         )
         for other in self.rooms:
             if declared.pattern.overlaps(other.pattern):
@@ -141,6 +146,30 @@ class Hubbub:
     def user(self, user: str) -> Room:
         """Return a user's inbox: a room with history that all their connections are in."""
         return Room(self._hub, self._inboxes, inbox_of(user))
+
+    async def connections(self, *, user: str) -> list[ConnectionInfo]:
+        """Return a user's connections, on all instances, the oldest first.
+
+        `user` is a user's id or a guest's name. An instance tells 1000 of them at the most. One that did not
+        answer within 2 s is logged, and its connections are missing. Raises :exc:`hubbub.Unavailable` if the
+        broker can't be reached.
+        """
+        return await self._hub.running.users.connections(user)
+
+    async def disconnect(self, *, user: str, reason: str = "Log in again.") -> int | None:
+        """Close a user's connections, on all instances, with 4401: clients don't come back by themselves.
+
+        `user` is a user's id or a guest's name. The sessions can't be taken up with a token from before. Who
+        connects after that, or has no line just now, is for `authenticate` to refuse. `reason` has up to 123
+        bytes of UTF-8; :exc:`ValueError` for a longer one.
+
+        Returns how many connections it closed; None if that is not known, as an instance did not answer
+        within 2 s, and perhaps was not reached. Raises :exc:`hubbub.Unavailable` if the broker can't be
+        reached; the connections to this instance are closed then.
+        """
+        if len(reason.encode()) > 123:
+            raise ValueError(f"The reason has {len(reason.encode())} bytes; 123 fit into a close frame.")
+        return await self._hub.running.users.disconnect(user, reason)
 
     def endpoint(self, path: str) -> Callable[[AnyFunction], AnyFunction]:
         """Serve bare connections to a path with a handler, as with the `websockets` library.
@@ -202,6 +231,11 @@ class Hubbub:
             )
         return callback
 
+    @property
+    def http_paths(self) -> list[str]:
+        """What is answered over HTTP: health checks, and publishing if there are API keys."""
+        return [route.path for route in self._http.routes if isinstance(route, Route)]
+
     # Running
 
     @asynccontextmanager
@@ -215,13 +249,14 @@ class Hubbub:
 
     async def start(self) -> None:
         """Connect to the broker and call the startup hooks; nothing if it is done already."""
-        async with self._starting:
+        async with self._changing:
             if self._started:
                 return
-            broker = self._broker or open_broker(self.settings)
-            if self.settings.workers > 1 and self.rooms and not broker.guarantees.shared:
+            broker = self.broker or open_broker(self.settings)
+            shares = self.rooms or self._hooks.authenticate is not None
+            if self.settings.workers > 1 and shares and not broker.guarantees.shared:
                 raise ConfigurationError(
-                    f"{self.settings.workers} workers would each have rooms of their own: "
+                    f"{self.settings.workers} workers would each have rooms of their own, and users: "
                     "their broker is one process's. Use one worker, or a broker that processes share."
                 )
             await self._hub.start(broker)
@@ -236,9 +271,12 @@ class Hubbub:
 
     async def stop(self) -> None:
         """Let the clients go, call the shutdown hooks, leave the broker; nothing if it is not started."""
-        if self._started:
+        async with self._changing:
+            if not self._started:
+                return
             try:
                 await self.drain()
+                await self._hub.until_empty()
                 for hook in reversed(self._shutdown):
                     try:
                         await _call(hook)
@@ -269,14 +307,12 @@ class Hubbub:
                 try:
                     await serving
                 finally:
-                    self._counts.remove(client)
-                    self._pending.forget(connection)
+                    self._entrance.leave(connection, client)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
-            refusal = self._access.refusal(scope)
+            refusal = self._entrance.refusal(scope)
             if refusal is not None:
-                self._log(refusal, scope)
                 answer = PlainTextResponse(refusal.sentence + "\n", refusal.status)
                 await answer(scope, receive, send)
                 return
@@ -306,32 +342,25 @@ class Hubbub:
 
         What serves it is not awaited here: an idle connection is to hold no more frames than it needs.
         """
-        refusal = self._access.refusal(scope)
+        entrance = self._entrance
+        refusal = entrance.refusal(scope)
         if refusal is not None:
-            await self._turn_away(refusal, scope, send)
+            await turn_away(refusal, scope, send)
             return None
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         found = None if path == self.path else self._endpoint(path)
         if path != self.path and found is None:
-            await _refuse(scope, send, 404, f"There is no WebSocket at {path}.\n")
+            await refuse(scope, send, 404, f"There is no WebSocket at {path}.\n")
             return None
         if self._draining:
-            await _refuse(scope, send, 503, "The server restarts; come back in a moment.\n")
+            await refuse(scope, send, 503, "The server restarts; come back in a moment.\n")
             return None
         await self._start_late()
-        native: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
-        transport: Transport = native or ASGITransport(receive, send, self._readers, self._writers)
         codec, subprotocol = (None, None) if found is not None else negotiate(scope["subprotocols"])
-        connection = Connection(scope, transport, self._hub.flusher, self.settings, codec)
-        connection.watch.opened = native.opened if native else _opened(scope)
-        client = self._proxies.counted_client(scope)
-        refusal = self._counts.add(client)
-        if refusal is None and codec is not None and not self._pending.admit(connection):
-            self._counts.remove(client)
-            refusal = CROWDED
-        if refusal is not None:
-            await self._turn_away(refusal, scope, send)
+        admitted = await entrance.admit(scope, receive, send, codec)
+        if admitted is None:
             return None
+        connection, client = admitted
         if found is not None:
             return connection, client, serve_endpoint(self._hub, connection, *found)
         return (
@@ -348,14 +377,6 @@ class Hubbub:
             ),
         )
 
-    async def _turn_away(self, refusal: Refusal, scope: Scope, send: Send) -> None:
-        self._log(refusal, scope)
-        await _refuse(scope, send, refusal.status, refusal.sentence + "\n", refusal.headers)
-
-    def _log(self, refusal: Refusal, scope: Scope) -> None:
-        client = scope.get("client")
-        self._refusals.log(refusal, client[0] if client else None)
-
     def _endpoint(self, path: str) -> tuple[Callback, tuple[str, ...]] | None:
         for endpoint in self.endpoints:
             values = endpoint.pattern.match(path)
@@ -365,25 +386,29 @@ class Hubbub:
 
     async def _start_late(self) -> None:
         if not self._started:
-            if not self._starting.locked():
+            if not self._changing.locked():
                 logger.warning(
                     "started without lifespan: shutdown hooks won't run; give the host application "
                     "lifespan=hub.lifespan",
                 )
             await self.start()
 
+    async def _takes_messages(self) -> bool:
+        if not self._draining:
+            await self._start_late()
+        return not self._draining
+
     async def _healthz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002
         return PlainTextResponse("alive\n")
 
     async def _readyz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002
-        if self._started and not self._draining:
-            return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready\n", 503)
-
-
-def _opened(scope: Scope) -> float:
-    since: float = scope.get("extensions", {}).get(OPENED, {}).get("since", 0.0)
-    return since
+        if not self._started:
+            return PlainTextResponse("not ready: it has not started\n", 503)
+        if self._draining:
+            return PlainTextResponse("not ready: it is about to stop\n", 503)
+        if not self._hub.running.broker.available:
+            return PlainTextResponse("not ready: the broker can't be reached\n", 503)
+        return PlainTextResponse("ready\n")
 
 
 async def _call(hook: Function) -> None:
@@ -391,17 +416,3 @@ async def _call(hook: Function) -> None:
         await hook()
     else:
         await anyio.to_thread.run_sync(hook)
-
-
-async def _refuse(
-    scope: Scope,
-    send: Send,
-    status: int,
-    text: str,
-    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"text/plain; charset=utf-8"),),
-) -> None:
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": text.strip()})
-        return
-    await send({"type": "websocket.http.response.start", "status": status, "headers": list(headers)})
-    await send({"type": "websocket.http.response.body", "body": text.encode()})

@@ -75,7 +75,11 @@ def _told(text: object) -> str:
 
 
 class Unavailable(HubbubError):
-    """The broker can't be reached now, nothing was published; try again."""
+    """The broker can't be reached now; try again.
+
+    What failed so may have been carried out all the same, if the broker was lost in the middle. A handler
+    that sends the same once more in the same room has it published once.
+    """
 
 
 class ClientError(HubbubError):

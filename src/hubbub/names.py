@@ -17,6 +17,7 @@ from .client import (
     connect,
 )
 from .engine.connection import Connection
+from .engine.control import ConnectionInfo
 from .engine.room import Room, Rooms
 from .errors import (
     ClientError,
@@ -38,6 +39,7 @@ from .observe.log import CorrelationFilter, correlation_id
 from .protocol.codes import CloseCode
 from .protocol.envelope import Envelope, Member, Position
 from .protocol.messages import Message, wire_type
+from .publisher import Publisher
 from .settings import Settings
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
+    "ConnectionInfo",
     "CorrelationFilter",
     "Denied",
     "Envelope",
@@ -65,6 +68,7 @@ __all__ = [
     "Meta",
     "OutboxFull",
     "Position",
+    "Publisher",
     "Received",
     "ReconnectFailed",
     "Refused",

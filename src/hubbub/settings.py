@@ -81,7 +81,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     broker: Annotated[
         str,
         _about(
-            "Broker", "Where rooms live: memory:// is this process, sqlite:///rooms.db a file.", secret=True
+            "Broker",
+            "Where rooms live: memory:// is this process, sqlite:///rooms.db a file; redis://, amqp:// and "
+            "nats:// are servers that many instances share.",
+            secret=True,
         ),
     ] = "memory://"
     inbox_history: Annotated[
@@ -90,6 +93,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lease: Annotated[
         float, Meta(gt=0), _about("Broker", "Seconds after which the members of a crashed instance are gone.")
     ] = 10.0
+
+    broker_timeout: Annotated[
+        float, Meta(gt=0), _about("Broker", "Seconds within which the broker has to answer.")
+    ] = 5.0
 
     deduplication_window: Annotated[
         float,
@@ -146,6 +153,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "Names that a Host header may have, separated by commas; *.example.com is any below, * any.",
         ),
     ] = "*"
+
+    api_keys: Annotated[
+        str,
+        _about(
+            "Access",
+            "Keys with which programs may POST to /api/publish, separated by commas; without one it is not "
+            "there.",
+            secret=True,
+        ),
+    ] = ""
 
     max_connections: Annotated[
         int, Meta(ge=1), _about("Limits", "Connections in all, as far as there are file descriptors.")
@@ -213,6 +230,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(ge=1), _about("Limits", "Bytes of those messages together; past it likewise.")
     ] = 1_048_576
     max_rooms: Annotated[int, Meta(ge=1), _about("Limits", "Rooms that a connection may be in.")] = 1000
+    max_batch: Annotated[int, Meta(ge=1), _about("Limits", "Messages in one POST to /api/publish/batch.")] = (
+        1_000
+    )
+    max_batch_bytes: Annotated[
+        int, Meta(ge=125), _about("Limits", "Bytes of it; of each message in it, max_message.")
+    ] = 4_194_304
 
     def __repr__(self) -> str:
         shown = (

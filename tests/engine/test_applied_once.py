@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from chat_room import LOBBY, Say, chat_hub, nothing_more, said
-from hubbub import Connection, Denied, Hubbub, Message, Room, Settings, Unavailable
+from hubbub import Connection, Denied, Hubbub, Message, Position, Room, Settings, Unavailable
+from hubbub.brokers.base import Retention
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
 from hubbub.engine.answers import LARGEST_ANSWER, MAX_ANSWERS
-from hubbub.engine.attempt import COUNTED, Attempt
+from hubbub.engine.attempt import COUNTED, UNSURE, Attempt
 from instances import side_by_side
 from told import Gate, Told
 from wire import Client, talk
@@ -138,7 +139,7 @@ async def test_what_a_second_run_does_not_say_elsewhere_makes_nothing_come_twice
 def test_keys_are_a_run_s_own_in_each_of_however_many_rooms(rounds):
     rooms = [f"room {number}" for number in range(COUNTED + 10)]
     runs = [Attempt("session", 1), Attempt("session", 1)]
-    keys = [[(room, run.key(room)) for _ in range(rounds) for room in rooms] for run in runs]
+    keys = [[(room, run.key(room, b"")) for _ in range(rounds) for room in rooms] for run in runs]
     assert keys[0] == keys[1]
     assert len(set(keys[0])) == rounds * len(rooms)
     assert runs[0].published is not None
@@ -369,3 +370,97 @@ async def test_a_room_shows_each_message_once_however_often_the_line_is_cut_afte
                 await handled.next()
         assert await said(reader, 50) == [(number + 1, str(number)) for number in range(50)]
         await nothing_more(reader)
+
+
+class Away(MemoryBroker):
+    """Fails to publish some of what it is asked to, in a room: before or after it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: list[str] = []
+        self.keys: list[str | None] = []
+
+    async def publish(
+        self, room: str, payload: bytes, *, sender: str | None, key: str | None, keep: Retention | None
+    ) -> Position:
+        self.keys.append(key)
+        how = self.failing.pop(0) if self.failing else ""
+        if how == "before":
+            raise Unavailable("away")
+        position = await super().publish(room, payload, sender=sender, key=key, keep=keep)
+        if how == "after":
+            raise Unavailable("away")
+        if how == "never":
+            await asyncio.Event().wait()
+        return position
+
+
+async def insist(room: Room, text: str) -> None:
+    """Send until it is acknowledged, as a handler may do."""
+    while True:
+        try:
+            async with asyncio.timeout(0.05):
+                await room.send(Say(text))
+        except (Unavailable, TimeoutError):
+            continue
+        return
+
+
+@pytest.mark.parametrize(
+    "failing", [["before"], ["after"], ["never"], ["after", "before", "never"], ["", "", "after"]]
+)
+async def test_a_handler_that_tries_again_publishes_once(start, failing):
+    broker = Away()
+    hub = Hubbub(broker=broker)
+    chat = chat_hub(hub)
+
+    @chat.on_message
+    async def say(room: Room, message: Say) -> None:
+        for text in ("one", "one", "two"):
+            await insist(room, text)
+
+    async with talk(start(hub).url) as ada:
+        await ada.join(LOBBY)
+        broker.failing = failing
+        await ada.ask(type="say", room=LOBBY, data={"text": ""})
+        assert await history(ada) == ["one", "one", "two"]
+    assert len(set(broker.keys)) == 3
+
+
+async def test_what_a_handler_sends_instead_has_a_key_of_its_own(start):
+    broker = Away()
+    hub = Hubbub(broker=broker)
+    chat = chat_hub(hub)
+
+    @chat.on_message
+    async def say(room: Room, message: Say) -> None:
+        try:
+            await room.send(message)
+        except Unavailable:
+            await room.send(Say("something else"))
+            await room.send(message)
+
+    async with talk(start(hub).url) as ada:
+        await ada.join(LOBBY)
+        broker.failing = ["after"]
+        await ada.ask(type="say", room=LOBBY, data={"text": "hi"})
+        assert await history(ada) == ["hi", "something else"]
+
+
+def test_a_run_remembers_only_so_many_publishes_that_failed():
+    run = Attempt("session", 1)
+    keys = [run.key("room", b"%d" % number) for number in range(UNSURE + 1)]
+    for number, key in enumerate(keys):
+        run.unsure_of("room", b"%d" % number, key)
+    assert [run.key("room", b"%d" % number) for number in range(UNSURE)] == keys[:-1]
+    assert run.key("room", b"%d" % UNSURE) not in keys
+
+
+def test_the_same_message_in_another_room_is_another_one():
+    run = Attempt("session", 1)
+    key = run.key("room", b"hi")
+    run.unsure_of("room", b"hi", key)
+    run.unsure_of("room", b"hi", run.key("room", b"hi there"))
+    assert run.key("other", b"hi") == key  # keys are a room's own
+    assert run.key("other", b"hi") != key
+    assert run.key("room", b"hi") == key

@@ -51,6 +51,33 @@ def hub_with(count: int, line: type[FakeTransport] = Polite) -> tuple[Hub, list[
     return hub, lines
 
 
+class Prompt(FakeTransport):
+    """A client that leaves as soon as it is told to."""
+
+    def write(self, chunks) -> None:
+        super().write(chunks)
+        asyncio.get_running_loop().call_soon(self.end)
+
+
+async def test_a_drain_ends_as_soon_as_everybody_has_left():
+    hub, lines = hub_with(1000, Prompt)
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    await drain(hub, 60.0)
+    assert asyncio.get_running_loop().time() - began < 3.0
+    assert sum(line.closed_with is not None for line in lines) <= 100
+
+
+async def test_a_drain_that_is_cancelled_leaves_no_task_behind():
+    hub, _ = hub_with(1, Deaf)
+    draining = asyncio.create_task(drain(hub, 60.0))
+    await asyncio.sleep(0.01)
+    draining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "hubbub: drain"]
+
+
 async def test_every_client_is_told_and_closed():
     hub, lines = hub_with(3)
     await asyncio.sleep(0)
@@ -208,7 +235,7 @@ async def test_a_draining_server_is_alive_but_not_ready(start):
             await draining.began.next()
             served.begin_to_stop()
             assert (await client.receive())["type"] == "$drain"
-            assert await asyncio.to_thread(get, probe, "/readyz") == (503, "not ready\n")
+            assert await asyncio.to_thread(get, probe, "/readyz") == (503, "not ready: it is about to stop\n")
             assert await asyncio.to_thread(get, probe, "/healthz") == (200, "alive\n")
             draining.gate.open()
             assert await client.closed() == (1012, "the server restarts")

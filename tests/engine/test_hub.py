@@ -1,8 +1,10 @@
+import asyncio
+
 import pytest
 
 from echo import Say
-from hubbub import ConfigurationError, Hubbub, Position, Settings, Unavailable
-from hubbub.brokers.base import Departure
+from hubbub import ConfigurationError, Hubbub, Position, Settings
+from hubbub.brokers.base import Renewal
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.engine.hub import Hub
 from told import Told
@@ -22,19 +24,6 @@ async def test_only_while_it_runs_there_is_a_broker():
         _ = hub.running
     # Nothing is left to stop, and that is no error.
     await hub.stop()
-
-
-async def test_a_broker_that_has_no_secret_to_give_is_stopped_again():
-    class Silent(MemoryBroker):
-        async def secret(self) -> bytes:
-            raise Unavailable("away")
-
-    hub, broker = Hub(Settings()), Silent()
-    with pytest.raises(Unavailable):
-        await hub.start(broker)
-    assert not broker.store.instances
-    with pytest.raises(ConfigurationError, match="The hub is not started"):
-        _ = hub.running
 
 
 async def test_a_hub_that_was_never_started_can_be_stopped():
@@ -59,13 +48,13 @@ async def test_presence_leases_are_renewed_and_trouble_with_it_is_logged_and_pas
             self.renewed = Told()
             self.times = 0
 
-        async def renew(self) -> list[Departure]:
+        async def renew(self) -> Renewal:
             self.times += 1
             if self.times == 2:
                 raise RuntimeError("lost for a moment")
-            departures = await super().renew()
+            renewal = await super().renew()
             self.renewed(self.times)
-            return departures
+            return renewal
 
     hub, broker = Hub(Settings(lease=0.03)), Troubled()
     await hub.start(broker)
@@ -82,3 +71,26 @@ async def test_what_has_gone_for_ever_is_stopped_too():
         pass
     with pytest.raises(ConfigurationError):
         await hub.user("ada").send(Say(text="late"))
+
+
+async def test_whatever_fails_while_it_stops_the_other_parts_are_stopped(monkeypatch):
+    class Cut(MemoryBroker):
+        stopped = False
+
+        async def stop(self) -> None:
+            self.stopped = True
+            await super().stop()
+
+    hub, broker = Hub(Settings()), Cut()
+    await hub.start(broker)
+    presence = hub.running.presence
+
+    async def cut_short(seconds: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(hub.running.users, "stop", cut_short)
+    with pytest.raises(asyncio.CancelledError):
+        await hub.stop()
+    assert broker.stopped
+    assert presence._tasks == []
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("hubbub: ")]

@@ -90,7 +90,7 @@ async def test_a_user_with_a_device_on_each_instance_is_there_once(url):
                 answer = await laptop.ask(type="$presence", room=LOBBY)
                 assert answer["data"]["members"] == [{"user": "bob"}, {"user": "ada"}]
             await phone.ask(type="$leave", room=LOBBY)
-            assert await bob.receive() == {"type": "$left", "room": LOBBY, "data": {"user": "ada"}}
+            assert await bob.receive() == {"type": "$left", "room": LOBBY, "data": [{"user": "ada"}]}
         await nothing_more(bob)
 
 

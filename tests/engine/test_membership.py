@@ -4,7 +4,7 @@ import websockets
 from chat_room import LOBBY, Say, chat_hub, nothing_more, post, said
 from hubbub import Connection, Denied, Hubbub, Message, Position, Room, Settings, Unavailable
 from hubbub.brokers.memory import MemoryBroker
-from told import Told, fields_of
+from told import Told
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -347,7 +347,7 @@ async def test_a_join_that_the_broker_refuses_can_be_tried_again(start, call):
         users = [member["user"] for member in answer["data"]["members"]]
         assert f"guest:{ada.welcome['connection'][:8]}" in users
         if room == LOBBY:
-            assert (await bob.receive_type("$joined"))["data"]["user"] in users
+            assert (await bob.receive_type("$joined"))["data"][0]["user"] in users
 
 
 async def test_a_join_that_the_broker_refuses_undoes_what_the_join_hook_did(start, logs):
@@ -370,7 +370,7 @@ async def test_a_join_that_the_broker_refuses_undoes_what_the_join_hook_did(star
     assert told.silent
 
 
-async def test_a_room_that_the_broker_does_not_let_go_of_is_left_all_the_same(start, logs):
+async def test_a_room_that_the_broker_does_not_let_go_of_is_left_all_the_same(start):
     broker = Failing()
     hub = Hubbub(broker=broker)
     chat = chat_hub(hub, presence=True)
@@ -382,12 +382,9 @@ async def test_a_room_that_the_broker_does_not_let_go_of_is_left_all_the_same(st
 
     url = start(hub).url
     async with talk(url) as ada:
-        connection = ada.welcome["connection"]
         await ada.join(LOBBY)
         broker.failing.add("unsubscribe")
     assert await told.next() == "lobby"
-    record = await logs.wait("error", during="leave", room=LOBBY)
-    assert fields_of(record)["connection"] == connection
     async with talk(url) as bob:
         await bob.join(LOBBY)
         members = (await bob.ask(type="$presence", room=LOBBY))["data"]["members"]

@@ -4,18 +4,12 @@ import asyncio
 import resource
 import socket
 
-import msgspec
 import pytest
 from pydantic import BaseModel
 
 from hubbub import Connection, Hubbub, Message, Room, Settings, Unavailable
-from hubbub.brokers.base import Departure
 from hubbub.brokers.memory import MemoryBroker
-from hubbub.engine.connection import Connection as EngineConnection
 from hubbub.engine.outbox import Flusher, Outbox
-from hubbub.engine.presence import Presence
-from hubbub.protocol.codecs import pack
-from hubbub.protocol.envelope import Member
 from told import Told
 from transports.raw import KEY, masked, request
 from wire import talk
@@ -189,76 +183,6 @@ async def test_pings_of_a_client_that_reads_nothing_cost_no_memory(serve):
         await asyncio.to_thread(send)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 40_000, "kilobytes more"
-
-
-class Forgetful(MemoryBroker):
-    """Fails to take back a member while `fails` is set."""
-
-    fails = False
-
-    async def leave(self, room: str, member: str, connection: str) -> bool:
-        if self.fails:
-            raise Unavailable("The broker is away.")
-        return await super().leave(room, member, connection)
-
-
-async def test_who_could_not_be_taken_back_is_taken_back_with_the_next_renewal():
-    broker = Forgetful()
-
-    class Nobody:
-        def deliver(self, room, entry, epoch): ...
-        def control(self, payload): ...
-
-    await broker.start(Nobody())
-    presence = Presence(broker)
-    connection = EngineConnection.__new__(EngineConnection)
-    connection.id = connection.session = "1"
-    await presence.enter("room", Member("ada"), connection)
-    broker.fails = True
-    with pytest.raises(Unavailable):
-        await presence.leave("room", Member("ada"), connection)
-    with pytest.raises(Unavailable):
-        await presence.renew()
-    assert await presence.members("room") == [Member("ada")]
-    broker.fails = False
-    await presence.renew()
-    assert await presence.members("room") == []
-
-
-async def test_the_lease_is_renewed_before_anybody_is_told_and_nobody_is_forgotten_when_that_fails():
-    told: list[str] = []
-
-    class Failing(Forgetful):
-        async def renew(self) -> list[Departure]:
-            told.append("renewed")
-            departures = [Departure("room", name, pack(Member(name))) for name in gone]
-            gone.clear()
-            return departures
-
-        async def publish(self, room, payload, **options):
-            if self.fails:
-                raise Unavailable("The broker is away.")
-            told.append(msgspec.msgpack.decode(payload)[1]["user"])
-            return await super().publish(room, payload, **options)
-
-    gone = ["bob", "cleo"]
-    broker = Failing()
-    presence = Presence(broker)
-    connection = EngineConnection.__new__(EngineConnection)
-    connection.id = connection.session = "1"
-    await presence.enter("room", Member("ada"), connection)
-    broker.fails = True
-    with pytest.raises(Unavailable):
-        await presence.leave("room", Member("ada"), connection)
-    told.clear()
-    with pytest.raises(Unavailable):
-        await presence.renew()
-    assert told == ["renewed"]
-    broker.fails = False
-    await presence.renew()
-    assert told == ["renewed", "renewed", "cleo", "bob", "ada"]
-    await presence.renew()
-    assert told[5:] == ["renewed"]
 
 
 async def test_a_join_that_fails_after_its_hook_is_undone_by_the_leave_hook(start):

@@ -332,7 +332,7 @@ async def test_a_guest_keeps_its_name_when_it_comes_back(start):
         async with talk(url) as guest:
             position = await guest.join(LOBBY)
             session = guest.welcome["session"]
-            name = (await bob.receive())["data"]["user"]
+            name = (await bob.receive())["data"][0]["user"]
             async with talk(url) as again:
                 await resumed(again, session, position)
                 await again.send(type="say", room=LOBBY, data={"text": "me again"})

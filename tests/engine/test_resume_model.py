@@ -93,9 +93,12 @@ class Model(RuleBasedStateMachine):
         native=strategies.booleans(),
         held=strategies.booleans(),
         pace=strategies.sampled_from([0, 1, 3, 40]),
+        counts=strategies.sampled_from([True, True, True, False]),
     )
-    def begin(self, kept: int, native: bool, held: bool, pace: int) -> None:
+    def begin(self, kept: int, native: bool, held: bool, pace: int, counts: bool) -> None:
         self.pace = pace
+        for client in self.clients:
+            client.counts = counts
         self.line_class = NativeLine if native else ASGILine
         self.application = Application(kept)
         for number in range(2):
@@ -182,6 +185,20 @@ class Model(RuleBasedStateMachine):
             self.act(line.cut)
 
     @rule(which=CLIENTS)
+    def delay(self, which: int) -> None:
+        """Keep what the client sends on its line from now on: it reaches the server late, or never."""
+        line = self.clients[which].line
+        if line is not None:
+            line.late = True
+
+    @rule(which=CLIENTS, newest=strategies.booleans())
+    def arrive(self, which: int, newest: bool) -> None:
+        client = self.clients[which]
+        lines = [line for line in (client.line, *client.left) if line is not None and line.late]
+        if lines:
+            self.act(lines[0 if newest else -1].arrive)
+
+    @rule(which=CLIENTS)
     def stall(self, which: int) -> None:
         line = self.clients[which].line
         if line is not None:
@@ -256,7 +273,11 @@ class Model(RuleBasedStateMachine):
     @rule(seconds=strategies.sampled_from([AGE / 2, AGE * 2, WINDOW * 0.6, WINDOW * 1.1, LIFETIME * 1.1]))
     def time_passes(self, seconds: float) -> None:
         if seconds > LIFETIME:
-            # No call takes so long that what it found out is of another age.
+            # No call, and no message, takes so long that what it found out is of another age.
+            for client in self.clients:
+                for line in (client.line, *client.left):
+                    if line is not None and line.late:
+                        self.act(line.arrive)
             for instance in self.instances + self.old:
                 if not instance.broker.dead:
                     self.act(instance.broker.release)
@@ -278,6 +299,9 @@ class Model(RuleBasedStateMachine):
             for client in self.clients:
                 if client.line is not None:
                     self.act(client.line.flow)
+                for line in (client.line, *client.left):
+                    if line is not None and line.late:
+                        self.act(line.arrive)
             self.loop.settle()
             if not any(client.line is not None and client.line.arrived for client in self.clients):
                 return

@@ -121,15 +121,15 @@ async def test_a_guest_becomes_a_user(start):
         assert "inbox" not in ada.welcome
         await bob.join("lobby")
         await ada.join("lobby")
-        assert (await bob.receive_type("$joined"))["data"] == {"user": guest}
+        assert (await bob.receive_type("$joined"))["data"] == [{"user": guest}]
 
         answer = await ada.ask(type="$auth", id=1, data={"token": "ada"})
         assert answer["type"] == "$ack"
         assert answer["data"]["user"] == "ada"
         assert answer["data"]["inbox"]["room"] == "$user/ada"
         assert answer["data"]["inbox"]["offset"] == 0
-        assert await bob.receive() == {"type": "$left", "room": "lobby", "data": {"user": guest}}
-        assert await bob.receive() == {"type": "$joined", "room": "lobby", "data": {"user": "ada"}}
+        assert await bob.receive() == {"type": "$left", "room": "lobby", "data": [{"user": guest}]}
+        assert await bob.receive() == {"type": "$joined", "room": "lobby", "data": [{"user": "ada"}]}
         members = (await bob.ask(type="$presence", room="lobby"))["data"]["members"]
         assert {"user": "ada"} in members
         assert len(members) == 2

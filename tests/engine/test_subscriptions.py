@@ -154,11 +154,108 @@ async def test_a_broker_that_refuses_is_asked_again_by_the_next():
     broker.fails = False
     subscription = await subscriptions.subscribe("room")
     broker.fails = True
-    with pytest.raises(Unavailable):
-        await subscriptions.release(subscription)
+    await subscriptions.release(subscription)
     broker.fails = False
     await subscriptions.subscribe("room")
     assert broker.asked.count("subscribe room") == 4
+
+
+async def test_a_broker_that_could_not_be_told_of_an_end_is_told_later():
+    broker = Watched()
+    subscriptions = await started(broker)
+    held = [await subscriptions.subscribe(room) for room in ("left", "again")]
+    broker.fails = True
+    for subscription in held:
+        await subscriptions.release(subscription)
+    with pytest.raises(Unavailable):
+        await subscriptions.subscribe("never")
+    await subscriptions.settle()
+    # It is still away, so one call was enough.
+    assert broker.asked.count("unsubscribe left") + broker.asked.count("unsubscribe again") in (2, 3)
+    broker.fails = False
+    again = await subscriptions.subscribe("again")
+    broker.asked.clear()
+    await subscriptions.settle()
+    # Perhaps it had carried out what failed.
+    assert sorted(broker.asked) == ["unsubscribe left", "unsubscribe never"]
+    assert broker.store.stream("again").subscribers
+    await subscriptions.settle()
+    await subscriptions.release(again)
+    assert broker.asked[2:] == ["unsubscribe again"]
+
+
+async def test_one_that_comes_while_the_broker_is_told_of_the_end_has_a_subscription():
+    broker = Watched()
+    subscriptions = await started(broker)
+    subscription = await subscriptions.subscribe("room")
+    broker.fails = True
+    await subscriptions.release(subscription)
+    broker.fails, broker.holds = False, asyncio.Event()
+    settling = asyncio.create_task(subscriptions.settle())
+    await asyncio.sleep(0)
+    coming = asyncio.create_task(subscriptions.subscribe("room"))
+    await asyncio.sleep(0)
+    broker.holds.set()
+    await settling
+    assert await coming is subscription
+    assert broker.store.stream("room").subscribers
+    assert broker.asked[-2:] == ["unsubscribe room", "subscribe room"]
+
+
+async def test_one_that_ended_while_its_end_was_owed_is_not_ended_a_second_time():
+    broker = Watched()
+    subscriptions = await started(broker)
+    first = await subscriptions.subscribe("room")
+    broker.fails = True
+    await subscriptions.release(first)
+    broker.fails = False
+    again = await subscriptions.subscribe("room")
+    # It ends in due form, and is still to be settled; the next one comes while that waits.
+    broker.holds = asyncio.Event()
+    ending = asyncio.create_task(subscriptions.release(again))
+    await asyncio.sleep(0)
+    settling = asyncio.create_task(subscriptions.settle())
+    await asyncio.sleep(0)
+    broker.holds.set()
+    broker.holds = None
+    await ending
+    coming = await subscriptions.subscribe("room")
+    await settling
+    assert coming is not again
+    assert subscriptions.holds("room")
+    assert broker.store.stream("room").subscribers
+    await subscriptions.release(coming)
+
+
+async def test_a_slow_broker_is_told_of_few_ends_at_a_time(monkeypatch):
+    monkeypatch.setattr("hubbub.engine.subscriptions.SETTLED_WITHIN", 0.0)
+    broker = Watched()
+    subscriptions = await started(broker)
+    held = [await subscriptions.subscribe(str(number)) for number in range(10)]
+    broker.fails = True
+    for subscription in held:
+        await subscriptions.release(subscription)
+    broker.fails = False
+    broker.asked.clear()
+    await subscriptions.settle()
+    assert len(broker.asked) == 1
+    for _ in range(9):
+        await subscriptions.settle()
+    assert sorted(broker.asked) == sorted(f"unsubscribe {number}" for number in range(10))
+
+
+async def test_no_more_ends_are_remembered_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr("hubbub.engine.subscriptions.MAX_OWED", 2)
+    broker = Watched()
+    subscriptions = await started(broker)
+    broker.fails = True
+    for number in range(4):
+        with pytest.raises(Unavailable):
+            await subscriptions.subscribe(str(number))
+    broker.fails = False
+    broker.asked.clear()
+    await subscriptions.settle()
+    assert sorted(broker.asked) == ["unsubscribe 0", "unsubscribe 1"]
 
 
 async def test_one_that_is_refused_leaves_those_alone_who_wait_with_it():

@@ -32,17 +32,20 @@ class Client:
     """One client, over all its lines.
 
     `user` is who is logged in, None for a guest. Lines that it has left without closing them are in `left`.
+    It `counts` its attempts to take its session up, unless it is an old one.
     """
 
-    def __init__(self, user: str | None, loop: StillLoop, ledger: Ledger) -> None:
+    def __init__(self, user: str | None, loop: StillLoop, ledger: Ledger, *, counts: bool = True) -> None:
         self.user = user
+        self.counts = counts
+        self._attempts = 0
         self._loop = loop
         self._ledger = ledger
         self._ids = count(1)
         self.line: Line | None = None
         self.left: list[Line] = []
         self.phase = "away"
-        """Or greeting, resuming, open."""
+        """Or greeting, refused, resuming, open."""
         self.session = ""
         self.token: str | None = None
         self.token_until = self._asked_for_token = self._connected = 0.0
@@ -152,6 +155,8 @@ class Client:
                 self._closed(arrived)
             elif self.phase == "greeting":
                 self._greeted(arrived)
+            elif self.phase == "refused":
+                assert arrived["type"] == "$drain", arrived
             elif self.phase == "resuming":
                 self._answered_resume(arrived)
             else:
@@ -160,7 +165,8 @@ class Client:
     def _closed(self, closed: Closed) -> None:
         assert self.line is not None
         if closed.code == REPLACED:
-            # The server can't know that the client has left a line on which it asks for its session.
+            # The server can't know that a client that does not count has left a line.
+            assert not self.counts, "an earlier attempt of its own has replaced it"
             others = [line for line in self._asked_on if line is not self.line]
             assert any(not line.cut_off for line in others), "it was replaced by nothing"
             self.replaced += 1
@@ -170,6 +176,11 @@ class Client:
         self._lost()
 
     def _greeted(self, arrived: dict[str, Any]) -> None:
+        if arrived["type"] == "$error":
+            # It is closed with 1013 now.
+            assert arrived["data"]["code"] == "unavailable", arrived
+            self.phase = "refused"
+            return
         assert arrived["type"] == "$welcome", arrived
         self._greeting = arrived["data"]
         assert not self._greeting["resumed"]
@@ -181,7 +192,10 @@ class Client:
         self._resume = next(self._ids)
         self.asked = dict(self.wanted)
         rooms = {room: position and _plain(position) for room, position in self.asked.items()}
-        data = {"session": self.token, "rooms": rooms}
+        data: dict[str, Any] = {"session": self.token, "rooms": rooms}
+        if self.counts:
+            self._attempts += 1
+            data["attempt"] = self._attempts
         self.line.send({"type": "$resume", "id": self._resume, "data": data})
         self._asked_on.append(self.line)
         self.phase = "resuming"

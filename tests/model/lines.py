@@ -40,6 +40,8 @@ class Line:
         self.cut_off = False
         """Whether it was cut, rather than ended by the server."""
         self.stalled = False
+        self.late = False
+        """Whether what the client sends is still on its way."""
         self.task: asyncio.Task[None] | None = None
 
     def scope(self, user: str | None) -> Scope:
@@ -57,6 +59,11 @@ class Line:
         self.gone = self.cut_off = True
         self.sent.clear()
         self.arrived.clear()
+        self.changed()
+
+    def arrive(self) -> None:
+        """Have what the client has sent reach the server."""
+        self.late = False
         self.changed()
 
     def stall(self) -> None:
@@ -104,7 +111,7 @@ class ASGILine(Line):
         if not self._connected:
             self._connected = True
             return {"type": "websocket.connect"}
-        while not (self.sent or self.gone):
+        while not ((self.sent and not self.late) or self.gone):
             await self._until_changed()
         if self.gone:
             return {"type": "websocket.disconnect", "code": 1006}
@@ -186,7 +193,7 @@ class NativeLine(Line):
             self._listener = None
             listener.ended(Ending(sent=self.closed_with))
             return
-        while self.sent and self._reading and self.closed_with is None:
+        while self.sent and not self.late and self._reading and self.closed_with is None:
             listener.received(self.sent.popleft())
 
     async def receive(self) -> Message:

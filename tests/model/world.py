@@ -233,6 +233,10 @@ class SlowBroker(MemoryBroker):
 
     # What the hub does
 
+    async def secret(self) -> bytes:
+        await self._gate()
+        return await super().secret()
+
     async def publish(
         self, room: str, payload: bytes, *, sender: str | None, key: str | None, keep: Retention | None
     ) -> Position:
@@ -280,7 +284,7 @@ class SlowBroker(MemoryBroker):
         await self._gate()
         return last
 
-    async def send_control(self, instance: str, payload: bytes) -> None:
+    async def send_control(self, instance: str | None, payload: bytes) -> None:
         await self._gate()
         await super().send_control(instance, payload)
         await self._gate()

@@ -2,15 +2,15 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 from websockets.frames import Close, Frame, Opcode
 
-from ..errors import ConnectionClosed, ConnectionClosedOK, connection_closed
 from ..observe.log import correlation_of
 from ..protocol.codecs import Codec
 from ..protocol.codes import CloseCode
@@ -19,16 +19,29 @@ from ..protocol.messages import Sendable, wire_type_of
 from ..settings import Settings
 from .form import form_of
 from .outbox import Flusher, Outbox
+from .receiving import Receiving
 from .request import Request
 from .transport import Ending, Transport
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .membership import Memberships
+
+Rank = tuple[int, int, int]
+"""With which token a connection took its session up, in which attempt, and the how manieth it was.
+
+Of two connections with the same session, the one of the higher rank has it.
+"""
+
+BEGUN: Rank = (-1, 0, 0)
+"""Rank of the connection that the session began on."""
 
 TURN_BYTES = 65536
 TURN_MESSAGES = 256
 """What a task may send to one connection before it lets the event loop have a turn."""
 
 
-class Connection:
+class Connection(Receiving):
     """One client's line.
 
     In an endpoint it carries `str` and `bytes` both ways, as in the `websockets` library. In rooms and
@@ -41,10 +54,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_closed", "_ending", "_held", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
-        "_max_inbox_bytes", "_reading", "_state", "_token", "_waiter",
-        "allowed", "closing", "correlation_id", "form", "id", "info", "max_message", "messages_in", "on_lost",
-        "outbox", "scope", "session", "signs", "transport", "turn", "user", "watch",
+        "_held", "_state", "_token", "correlation_id", "form", "id", "info", "max_message", "memberships",
+        "on_lost", "outbox", "rank", "scope", "session", "signs", "since", "turn", "user", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -56,40 +67,30 @@ class Connection:
         """Identifies the session, which outlives the connection when a client resumes it."""
         self.turn = 0
         """How often the session had been taken up, by any connection, when this one took it up."""
+        self.rank = BEGUN
         self.user: str | None = None
         """Who it is, as `authenticate` said; None for a guest."""
         self.info: object = None
         """What others are shown beside the user in a room's presence. JSON-like; set it in `authenticate`."""
+        self.since = time.time()
+        """When it came: Unix time in seconds."""
+        self.memberships: Memberships | None = None
+        """The rooms that it is in, while it speaks hubbub's protocol and is logged in."""
         self.scope = scope
-        self.transport = transport
         self.max_message = settings.max_message
         if codec is not None:
             # An endpoint has no login; a session's client gets the whole of it with the login.
             self.max_message = min(settings.max_message, settings.max_message_before_login)
+        super().__init__(transport, settings, min(settings.max_inbox_bytes, self.max_message))
         self.form = None if codec is None else form_of(codec, transport.framing)
         self.outbox = Outbox(transport, flusher, settings.max_outbox, self._overflowed)
-        self.messages_in = 0
         self.signs = 0
         """Whatever else came in: together with the messages, the signs of life."""
-        self.allowed = settings.max_message_burst
-        """Up to how many `messages_in` the client may come; the sweep raises it as time passes."""
         self.watch = Watch()
-        self.closing = False
         self.on_lost: Callable[[], None] | None = None
         """Called, once, as soon as the line is gone."""
         self.correlation_id = correlation_of(Headers(raw=scope["headers"]), self.id)
         """Ties the log lines about this connection together; from ``X-Request-ID`` or ``traceparent``."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: list[str | bytes] = []
-        self._inbox_bytes = 0
-        """Bytes in the inbox behind its first message, which mostly is the only one."""
-        self._max_inbox = settings.max_inbox
-        self._max_inbox_bytes = min(settings.max_inbox_bytes, self.max_message)
-        self._reading = True
-        self._leaving = False
-        self._waiter: asyncio.Future[str | bytes | None] | None = None
-        self._closed: asyncio.Future[None] | None = None
-        self._ending: Ending | None = None
         self._state: dict[str, object] | None = None
         self._token: str | None = None
         self._held: list[Envelope] | None = None
@@ -146,119 +147,16 @@ class Connection:
         self._token, self.info = login
 
     @property
-    def reading(self) -> bool:
-        """Whether what the client sends is read; not while its inbox is full."""
-        return self._reading
-
-    @property
     def name(self) -> str:
         """Who room members are told a message is from: the user, or ``guest:`` and a few characters."""
         return self.user if self.user is not None else f"guest:{self.session[:8]}"
 
-    @property
-    def close_code(self) -> int | None:
-        """The code with which the connection ended; None while it is open."""
-        return None if self._ending is None else self._closed_error().code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason with which the connection ended; None while it is open."""
-        return None if self._ending is None else self._closed_error().reason
-
-    @property
-    def why_ended(self) -> tuple[int, str]:
-        """Code and reason of the side that closed first; 1006 where neither did."""
-        ending = self._ending or Ending()
-        first = ending.received if ending.received_first else ending.sent or ending.received
-        return first or (CloseCode.ABNORMAL, "")
-
-    @property
-    def lost(self) -> bool:
-        """Whether the line is gone."""
-        return self._ending is not None
+    def named(self, name: str) -> bool:
+        """Tell whether :attr:`name` is this one."""
+        # Asked of every connection at once, of which most are no guests.
+        return self.user == name if self.user is not None else self.name == name
 
     # What the application does
-
-    async def recv(self) -> str | bytes:
-        """Return the next message, text as `str` and binary as `bytes`.
-
-        Messages that arrived before a close are still returned. Cancelling it, as a time-out does, loses
-        nothing. Raises :exc:`ConnectionClosed` when there will be no more, :exc:`RuntimeError` if another
-        task is already waiting.
-        """
-        message = self.take()
-        while message is None:
-            arrival = self.arrival()
-            try:
-                message = await arrival
-            except asyncio.CancelledError:
-                if arrival.done() and not arrival.cancelled():
-                    self._put_back(arrival.result())
-                raise
-        return message
-
-    def take(self) -> str | bytes | None:
-        """Return the next message if there is one."""
-        inbox = self._inbox
-        if not inbox:
-            return None
-        message = inbox.pop(0)
-        if inbox:
-            self._inbox_bytes -= _size_of(inbox[0])
-        if not self._reading and not self._leaving and self._has_room:
-            self._reading = True
-            self.transport.resume_reading()
-        return message
-
-    def _put_back(self, message: str | bytes | None) -> None:
-        inbox, waiter = self._inbox, self._waiter
-        if message is None:
-            return
-        if waiter is not None and not waiter.done():
-            # Who cancelled has not waited for the end of it, and receives anew.
-            self._waiter = None
-            waiter.set_result(message)
-            return
-        if inbox:
-            self._inbox_bytes += _size_of(inbox[0])
-        inbox.insert(0, message)
-
-    def arrival(self) -> asyncio.Future[str | bytes | None]:
-        """Return what brings the next message, or None if the line is gone; await it at once.
-
-        Only where :meth:`take` has none. Whoever is cancelled meanwhile may have been brought one.
-
-        Raises as :meth:`recv` does where there will be no more.
-        """
-        if self._ending is not None:
-            raise self._closed_error()
-        if self._leaving:
-            self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
-        if self._waiter is not None and not self._waiter.done():
-            raise RuntimeError("Two tasks can't receive from one connection at once; use one for it.")
-        # Asking for the running loop is as dear as making the future, and happens for each message.
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        return self._waiter
-
-    @property
-    def _waits(self) -> bool:
-        """Whether a task waits for a message."""
-        return self.transport.pulling or (self._waiter is not None and not self._waiter.done())
-
-    @property
-    def _has_room(self) -> bool:
-        # Not as soon as one has gone, so that the line isn't stopped and started with each message.
-        return len(self._inbox) * 2 <= self._max_inbox and self._inbox_bytes * 2 <= self._max_inbox_bytes
-
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """Yield messages until the connection is closed without error (RFC 6455: 1000 or 1001)."""
-        try:
-            while True:
-                yield await self.recv()
-        except ConnectionClosed as closed:
-            if not isinstance(closed, ConnectionClosedOK):
-                raise
 
     async def send(self, message: str | bytes | Sendable) -> None:
         """Send to this client: at most once, in order.
@@ -333,13 +231,6 @@ class Connection:
             self.outbox.write_all()
             self.transport.close(code, reason)
 
-    async def wait_closed(self) -> None:
-        """Wait until the connection is closed."""
-        if self._ending is None:
-            if self._closed is None:
-                self._closed = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._closed)
-
     async def __aenter__(self) -> "Connection":
         return self
 
@@ -362,31 +253,6 @@ class Connection:
         self.allowed -= control_frames
         if self.messages_in > self.allowed:
             self._sent_too_many()
-
-    def received(self, message: str | bytes) -> bool:
-        """Take a message; false if no more may come for now: the inbox is full, or there were too many.
-
-        What came before one too many is still handled; it and what comes after it are dropped.
-        """
-        self.messages_in += 1
-        if self.messages_in > self.allowed:
-            self._sent_too_many()
-            return False
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(message)
-                return True
-        inbox = self._inbox
-        if inbox:
-            self._inbox_bytes += _size_of(message)
-        inbox.append(message)
-        if len(inbox) < self._max_inbox and self._inbox_bytes < self._max_inbox_bytes:
-            return True
-        self._reading = False
-        self.transport.pause_reading()
-        return False
 
     def pause_writing(self) -> None:
         """Keep messages in the outbox: the transport's buffer is full."""
@@ -432,30 +298,7 @@ class Connection:
             self._leaving = True
             self.transport.pause_reading()
 
-    def _sent_too_many(self) -> None:
-        self.start_close(CloseCode.TOO_MANY_MESSAGES, "too many messages")
-
     def _overflowed(self) -> None:
         # What waits would only reach the client long after it is known to be too slow.
         self.outbox.clear()
         self.start_close(CloseCode.TOO_SLOW, "reads too slowly")
-
-    async def raise_if_closed(self) -> None:
-        """Raise :exc:`ConnectionClosed`, once it is closed, if it is closing."""
-        if self.closing:
-            await self.wait_closed()
-            raise self._closed_error()
-
-    def _closed_error(self) -> ConnectionClosed:
-        assert self._ending is not None
-        received, sent = self._ending.received, self._ending.sent
-        return connection_closed(
-            Close(*received) if received else None,
-            Close(*sent) if sent else None,
-            self._ending.received_first,
-        )
-
-
-def _size_of(message: str | bytes) -> int:
-    """Return how many bytes a message may take: of a text with other letters than ASCII, four for each."""
-    return len(message) * 4 if isinstance(message, str) and not message.isascii() else len(message)

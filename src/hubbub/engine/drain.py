@@ -28,18 +28,23 @@ async def drain(hub: Hub, seconds: float) -> None:
         after = round(random.uniform(0, spread), 3)  # noqa: S311  # spreads load, keeps no secret
         connection.deliver(Envelope("$drain", data=Drain(after)))
     size = max(SMALLEST_BATCH, -(-len(connections) // BATCHES))
-    for start in range(0, len(connections), size):
-        if start:
-            # Half of the time is for closing, the other half for what is still being handled.
-            await asyncio.sleep(seconds / 2 / BATCHES)
-        for connection in connections[start : start + size]:
-            connection.shut_down()
+    closed = asyncio.create_task(_all_closed(connections), name="hubbub: drain")
     try:
-        async with asyncio.timeout_at(deadline):
-            await _all_closed(connections)
-    except TimeoutError:
-        for connection in connections:
-            connection.transport.abort()
+        for start in range(0, len(connections), size):
+            if start:
+                # Half of the time is for closing, the other half for what is still being handled.
+                await asyncio.wait((closed,), timeout=seconds / 2 / BATCHES)
+            if closed.done():
+                break
+            for connection in connections[start : start + size]:
+                connection.shut_down()
+        await asyncio.wait((closed,), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not closed.done():
+            for connection in connections:
+                connection.transport.abort()
+    finally:
+        closed.cancel()
+        await asyncio.wait((closed,))
 
 
 async def _all_closed(connections: list[Connection]) -> None:

@@ -1,35 +1,51 @@
 """The hub: one process's connections, and the way from a publish to the broker."""
 
 import asyncio
-from contextlib import suppress
-
-import msgspec
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 from ..brokers.base import Broker, Entry, Retention
-from ..errors import ConfigurationError, InvalidMessage
+from ..errors import ConfigurationError, Unavailable
 from ..observe.log import fields, hide_secrets, logger
-from ..protocol.codecs import JSON, UNREADABLE, Codec, pack
-from ..protocol.envelope import Envelope, Page, Position, Publication
+from ..protocol.codecs import JSON, UNREADABLE, Codec
+from ..protocol.envelope import Page, Position
 from ..protocol.messages import Sendable, wire_type_of
+from ..protocol.publications import packed
 from ..settings import Settings
 from .attempt import ATTEMPT
+from .bans import Bans
 from .connection import Connection
+from .control import Answer, Ask, Controls, Disconnect, Kick, Moved
 from .outbox import Flusher
-from .presence import Presence
+from .presence import Presence, Shown
 from .sessions import Sessions
 from .subscriptions import Subscriptions, envelope_of, publication_of
 from .sweep import Sweep
+from .users import Users
 
 
 class Running:
     """What a hub has only while it runs: the broker, what stands on it, and what the broker delivers to."""
 
-    def __init__(self, broker: Broker, sessions: Sessions, flusher: Flusher) -> None:
+    def __init__(self, broker: Broker, hub: "Hub") -> None:
+        sessions, subscriptions = hub.sessions, Subscriptions(broker, hub.sessions.connections, hub.flusher)
         self.broker = broker
-        self.presence = Presence(broker)
-        self.subscriptions = Subscriptions(broker, sessions.connections, flusher)
-        self.deliver = self.subscriptions.deliver
-        self.control = sessions.control
+        self.subscriptions = subscriptions
+        self.presence = Presence(broker, subscriptions.holds, hub.shown)
+        subscriptions.on_news = self.presence.heard
+        self.bans = Bans(broker)
+        self.users = users = Users(broker, hub.connections, sessions.revoke)
+        self.deliver = subscriptions.deliver
+        self.lost = subscriptions.lost
+        self.control = Controls(
+            {
+                Moved: sessions.moved,
+                Ask: users.asked,
+                Disconnect: users.disconnected,
+                Kick: users.kicked,
+                Answer: users.answered,
+            }
+        ).take
 
 
 class Hub:
@@ -43,6 +59,8 @@ class Hub:
         self.sessions = Sessions(settings)
         self.sweep = Sweep(settings, self.connections.values)
         self._turn = self._published = 0
+        self._emptied: asyncio.Future[None] | None = None
+        """Done once no connection is left, if that is waited for."""
         self._running: Running | None = None
         self._renewal: asyncio.Task[None] | None = None
 
@@ -50,30 +68,55 @@ class Hub:
         """Connect to the broker and begin the heartbeats."""
         # From here on, and not when logging is set up: that may be another program's doing.
         hide_secrets()
-        running = Running(broker, self.sessions, self.flusher)
+        running = Running(broker, self)
         await broker.start(running)
-        try:
-            await self.sessions.start(broker)
-        except BaseException:
-            await broker.stop()
-            raise
+        self.sessions.start(broker)
         self._running = running
         self.sweep.start()
-        self._renewal = asyncio.create_task(self._renew(running.presence), name="hubbub: presence leases")
+        running.presence.start()
+        self._renewal = asyncio.create_task(
+            self._renew(running.presence, running.subscriptions), name="hubbub: presence leases"
+        )
+
+    def forget(self, connection: Connection) -> None:
+        """Take note that a connection has ended, and has left its rooms."""
+        del self.connections[connection.id]
+        if not self.connections and self._emptied is not None:
+            self._emptied.set_result(None)
+            self._emptied = None
+
+    async def until_empty(self) -> None:
+        """Wait until all connections have ended and left their rooms, or for :data:`LEFT_WITHIN`.
+
+        A line that is closed is not the end of it: leaving takes hooks and the broker, and not every server
+        waits for them.
+        """
+        if self.connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._emptied,), timeout=LEFT_WITHIN)
 
     async def stop(self) -> None:
         """Give everything back to the broker."""
         self.sweep.stop()
         try:
-            if self._renewal is not None:
-                self._renewal.cancel()
-                with suppress(asyncio.CancelledError):
-                    await self._renewal
-            if self._running is not None:
-                await self._running.broker.stop()
+            # In the order from the last one to the first, and each also where one before it fails.
+            async with AsyncExitStack() as parts:
+                if self._running is not None:
+                    parts.push_async_callback(self._running.broker.stop)
+                    parts.push_async_callback(self._running.presence.stop)
+                    parts.push_async_callback(self._running.users.stop, self.settings.close_timeout)
+                parts.push_async_callback(self.sessions.stop)
+                if self._renewal is not None:
+                    self._renewal.cancel()
+                    await asyncio.wait((self._renewal,))
         finally:
             # What fails to stop is not stopped a second time.
             self._running = self._renewal = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return self._running is not None
 
     @property
     def running(self) -> Running:
@@ -85,13 +128,24 @@ class Hub:
             )
         return self._running
 
-    async def _renew(self, presence: Presence) -> None:
+    def shown(self) -> Iterator[Shown]:
+        """Yield all connections that are shown in a room's presence, room by room."""
+        for connection in self.connections.values():
+            if connection.memberships is not None:
+                yield from connection.memberships.shown()
+
+    async def _renew(self, presence: Presence, subscriptions: Subscriptions) -> None:
         while True:
-            await asyncio.sleep(self.settings.lease / 3)
+            await asyncio.sleep(self.settings.lease / 5)
             try:
-                await presence.renew()
+                if await presence.renew():
+                    self.sessions.doubt_secret()
+                await subscriptions.settle()
+                await self.sessions.renew_secret()
+            except Unavailable:
+                pass  # the broker has logged it; the next turn tries again
             except Exception:
-                # The next turn tries again; the lease spans three of them.
+                # The next turn tries again; until a lease is over there are three of them.
                 logger.exception("error", extra=fields(during="renewing presence leases"))
 
     async def publish(
@@ -105,30 +159,45 @@ class Hub:
         conflation_key: str | None = None,
     ) -> Position:
         """Publish a message; see :meth:`hubbub.Room.send`."""
-        kind = wire_type_of(type(message))
-        data = _packed(kind, message)
-        publication = Publication(
-            kind,
-            data,
-            None if sender is None else sender.name,
-            None if exclude is None else exclude.session,
-            conflation_key,
+        payload = packed(
+            wire_type_of(type(message)),
+            message,
+            sender=None if sender is None else sender.name,
+            exclude=None if exclude is None else exclude.session,
+            conflation_key=conflation_key,
         )
         attempt = ATTEMPT.get()
-        position = await self.running.broker.publish(
-            room,
-            pack(publication),
-            sender=None if sender is None else sender.session,
-            key=None if attempt is None else attempt.key(room),
-            keep=keep,
-        )
+        key = None if attempt is None else attempt.key(room, payload)
+        try:
+            position = await self.running.broker.publish(
+                room, payload, sender=None if sender is None else sender.session, key=key, keep=keep
+            )
+        except BaseException:
+            if attempt is not None and key is not None:
+                attempt.unsure_of(room, payload, key)
+            raise
+        if self._is_greedy():
+            await asyncio.sleep(0)
+        return position
+
+    async def publish_from_outside(
+        self, room: str, payload: bytes, *, key: str | None, keep: Retention | None
+    ) -> Position:
+        """Publish what is packed already, and is nobody's here."""
+        position = await self.running.broker.publish(room, payload, sender=None, key=key, keep=keep)
+        if self._is_greedy():
+            await asyncio.sleep(0)
+        return position
+
+    def _is_greedy(self) -> bool:
+        """Count a publish; tell whether others should have a turn.
+
+        A broker in memory never waits: who publishes in a loop would let nobody else have one.
+        """
         if self._turn != self.flusher.turn:
             self._turn, self._published = self.flusher.turn, 0
         self._published += 1
-        if self._published % BURST == 0:
-            # A broker in memory never waits: who publishes in a loop would let nobody else have a turn.
-            await asyncio.sleep(0)
-        return position
+        return self._published % BURST == 0
 
     async def history(
         self,
@@ -155,29 +224,11 @@ class Hub:
         return Page(position.epoch, position.offset, complete, messages)
 
 
+LEFT_WITHIN = 2.0
+"""Seconds for which a hub that stops waits until its connections have left their rooms."""
+
 BURST = 128
 """Publishes in one turn of the event loop after which others have theirs."""
-
-MARGIN = 64
-"""Levels of nesting that are left for whatever a message is put into later."""
-
-
-def _packed(kind: str, message: Sendable) -> msgspec.Raw:
-    """Encode a message; :exc:`InvalidMessage` for what MessagePack or JSON can't say.
-
-    It would be missing for those who speak the one that can't.
-    """
-    try:
-        data = msgspec.Raw(pack(message))
-        value = JSON.data(data)
-        if len(data) > 500:
-            # So much could be nested nearly as deep as can be encoded.
-            for _ in range(MARGIN):
-                value = [value]
-        JSON.encode(Envelope(kind, data=value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as problem:
-        raise InvalidMessage(f"A {kind!r} can't be sent: {problem}.", [("$", str(problem))]) from None
-    return data
 
 
 def _page(entries: list[Entry], newest: bool, size: int) -> list[Entry]:

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import anyio
 
-from ..errors import ConfigurationError, ConnectionClosed, Denied
+from ..errors import ConfigurationError, ConnectionClosed, Denied, Unavailable
 from ..observe.log import correlation_id, fields, logger
 from ..protocol.codes import CloseCode, ErrorCode
 from ..protocol.envelope import Envelope, Failure
@@ -132,12 +132,17 @@ class Connected:
             isinstance(problem, ConnectionClosed) and connection.closing
         ):
             return False
+        if isinstance(problem, Unavailable):
+            # Its broker has said so already: one line is enough for each of the many that meet it.
+            logger.warning("error", extra=fields(connection=connection.id, reason=str(problem)))
+            return True
         logger.error("error", exc_info=problem, extra=fields(connection=connection.id))
         return True
 
     def _forget(self) -> None:
         connection = self._connection
-        del self._hub.connections[connection.id]
+        connection.memberships = None
+        self._hub.forget(connection)
         ended, why = connection.why_ended
         logger.info(
             "disconnect",
@@ -205,6 +210,7 @@ async def serve_session(
         if await _enter(connection, hooks, hub.settings):
             connected.on_disconnect = hooks.disconnect
             connection.on_lost = memberships.detach
+            connection.memberships = memberships
             await Session(hub, connection, router, memberships, hooks.log_in).run()
 
 
@@ -260,6 +266,11 @@ async def _enter(connection: Connection, hooks: Hooks, settings: Settings) -> bo
         failure = Failure(ErrorCode.DENIED, denied.reason, retry=False)
         connection.greet(Envelope("$error", data=failure))
         connection.start_close(refusal, _shortened(denied.reason))
+        return False
+    except Unavailable as problem:
+        failure = Failure(ErrorCode.UNAVAILABLE, str(problem), ErrorCode.UNAVAILABLE.retry)
+        connection.greet(Envelope("$error", data=failure))
+        connection.start_close(CloseCode.TRY_AGAIN_LATER, "the broker can't be reached now")
         return False
     if refusal is CloseCode.NOT_LOGGED_IN or not body.called:
         return False

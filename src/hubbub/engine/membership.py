@@ -1,32 +1,27 @@
-"""Memberships: a connection joins rooms, catches up with what it missed, and leaves."""
+"""Memberships: a connection joins rooms and leaves them, by itself or not."""
 
 import asyncio
+import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from ..brokers.base import Entry
-from ..errors import Denied, InvalidMessage
+from ..errors import Denied, InvalidMessage, Unavailable
 from ..observe.log import fields, logger
 from ..protocol.codes import ErrorCode
-from ..protocol.envelope import Inbox, Member, Position
+from ..protocol.envelope import Envelope, Failure, Inbox, Member, Position
+from ..protocol.publications import inbox_of
 from .connection import Connection
 from .hub import Hub
+from .presence import Shown
+from .replay import Replay
 from .room import Room, Rooms
-from .subscriptions import Subscription, chunk_of, gap, publication_of
-
-REPLAY_PAGE = 100
-"""Messages asked of the broker at once in a replay."""
-
-
-def inbox_of(user: str) -> str:
-    """Return the name of the room in which messages to a user arrive."""
-    return f"$user/{user}"
+from .subscriptions import Subscription
 
 
 class Membership:
     """One connection in one room."""
 
-    __slots__ = ("member", "room", "rooms", "subscription", "values")
+    __slots__ = ("ended", "member", "room", "rooms", "subscription", "values")
 
     def __init__(self, rooms: Rooms, room: Room, values: tuple[str, ...], subscription: Subscription) -> None:
         self.rooms = rooms
@@ -35,82 +30,17 @@ class Membership:
         self.subscription = subscription
         self.member: Member | None = None
         """As whom the room's presence shows the connection, if it does."""
-
-
-class Replay:
-    """What a member is sent between its last position and the live messages."""
-
-    def __init__(
-        self, hub: Hub, connection: Connection, subscription: Subscription, since: Position | None
-    ) -> None:
-        self._hub = hub
-        self._connection = connection
-        self._subscription = subscription
-        self.begins = since or subscription.position
-        """The position after which the member is sent every message."""
-
-    async def run(self) -> None:
-        """Send what was missed, in order; then the live feed takes over without gap or repeat.
-
-        What arrives meanwhile is read from history like all the rest: at the moment at which nothing
-        between the last message sent and the feed's own position is left, and only then, the connection
-        becomes one of those who get the feed.
-        """
-        connection, subscription = self._connection, self._subscription
-        at = self.begins
-        while not connection.closing:
-            if at == subscription.position:
-                subscription.add(connection)
-                break
-            feed = subscription.position
-            reached = await self._page(at)
-            if reached == at and feed == subscription.position:
-                # History is ahead of the feed, which must not bring again what was read from there.
-                await self._until_feed_moves()
-            at = reached
-
-    async def _until_feed_moves(self) -> None:
-        # Asked for at once, before another task can run and the feed with it.
-        moved = self._subscription.moved()
-        closed = asyncio.ensure_future(self._connection.wait_closed())
-        try:
-            await asyncio.wait((moved, closed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closed.cancel()
-
-    async def _page(self, at: Position) -> Position:
-        connection, room = self._connection, self._subscription.name
-        page = await self._hub.running.broker.history(room, at, REPLAY_PAGE)
-        # History may be ahead of the feed; the feed will bring the rest.
-        feed = self._subscription.position
-        entries = [
-            entry for entry in page.entries if entry.offset is not None and entry.offset <= feed.offset
-        ]
-        begins = Position(page.position.epoch, page.position.offset - len(page.entries))
-        if not page.complete:
-            connection.deliver(gap(room, begins))
-        for entry in entries:
-            self._deliver(entry, page.position.epoch)
-            # A page may be more than an outbox holds.
-            await connection.outbox.drained()
-        if entries:
-            return Position(page.position.epoch, entries[-1].offset or 0)
-        return begins
-
-    def _deliver(self, entry: Entry, epoch: str) -> None:
-        connection = self._connection
-        publication = publication_of(entry)
-        if connection.closing or connection.form is None or publication.exclude == connection.session:
-            return
-        chunk = chunk_of(self._subscription.name, epoch, entry, publication, connection.form)
-        if chunk is not None:
-            connection.outbox.append(*chunk)
+        self.ended: Failure | None = None
+        """Why the connection was taken out of the room, if it was."""
 
 
 class Memberships:
     """The rooms a connection is in. `declared` are the rooms that clients may join."""
 
-    __slots__ = ("_by_name", "_connection", "_declared", "_hub", "_inboxes")
+    __slots__ = (
+        "_by_name", "_changing", "_connection", "_declared", "_entering", "_hub", "_inboxes", "_kicked",
+        "_refusal",
+    )  # fmt: skip
 
     def __init__(self, hub: Hub, connection: Connection, declared: Sequence[Rooms], inboxes: Rooms) -> None:
         self._hub = hub
@@ -118,9 +48,29 @@ class Memberships:
         self._declared = declared
         self._inboxes = inboxes
         self._by_name: dict[str, Membership] = {}
+        self._changing: list[asyncio.Future[None]] | None = None
+        """Who waits until the change that is under way is over; None if there is none."""
+        self._entering: str | None = None
+        """The room that is being joined."""
+        self._refusal: Failure | None = None
+        """Why it may not be joined after all."""
+        self._kicked: list[Membership] | None = None
+        """What has ended and was not given back yet."""
 
     def __bool__(self) -> bool:
-        return bool(self._by_name)
+        return bool(self._by_name or self._kicked)
+
+    @property
+    def names(self) -> list[str]:
+        """The rooms that the connection is in, but for the inbox."""
+        return [name for name, membership in self._by_name.items() if membership.rooms is not self._inboxes]
+
+    def shown(self) -> Iterator[Shown]:
+        """Yield the connection as the presence of each of its rooms shows it."""
+        for name, membership in self._by_name.items():
+            member = membership.member
+            if member is not None:
+                yield Shown(name, member, self._connection, functools.partial(_shows, membership, member))
 
     @property
     def joined(self) -> bool:
@@ -142,19 +92,35 @@ class Memberships:
         Joining again is no error: it replays again. Raises :exc:`Denied` if the application refuses,
         :exc:`InvalidMessage` if there is no such room or the connection is in too many.
         """
+        await self._begin_change()
+        try:
+            known = self._by_name.get(name)
+            if known is not None:
+                self._connection.outbox.release(name)
+                known.subscription.remove(self._connection)
+                return Replay(self._hub, self._connection, known, since)
+            limit = self._hub.settings.max_rooms
+            if len(self._by_name) >= limit:
+                raise InvalidMessage(
+                    f"A connection may be in {limit} rooms; leave one first.", code=ErrorCode.TOO_MANY_ROOMS
+                )
+            rooms, values = self._find(name)
+            self._entering, self._refusal = name, None
+            try:
+                membership = await self._join(rooms, Room(self._hub, rooms, name, self._connection), values)
+            finally:
+                self._entering = None
+            return Replay(self._hub, self._connection, membership, since)
+        finally:
+            self._end_change()
+
+    async def _join(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> Membership:
         connection = self._connection
-        known = self._by_name.get(name)
-        if known is not None:
-            connection.outbox.release(name)
-            known.subscription.remove(connection)
-            return Replay(self._hub, connection, known.subscription, since)
-        limit = self._hub.settings.max_rooms
-        if len(self._by_name) >= limit:
-            raise InvalidMessage(
-                f"A connection may be in {limit} rooms; leave one first.", code=ErrorCode.TOO_MANY_ROOMS
-            )
-        rooms, values = self._find(name)
-        room = Room(self._hub, rooms, name, connection)
+        if rooms.bans:
+            # Whoever is banned after this look is kicked after it, and that is seen below.
+            reason = await self._hub.running.bans.of(room.name, connection.name)
+            if reason is not None:
+                raise InvalidMessage(reason, code=ErrorCode.BANNED)
         if rooms.join_hook is not None:
             await rooms.join_hook(connection, room, None, *values)
         try:
@@ -164,8 +130,12 @@ class Memberships:
             with self._logged(room):
                 await self._call_leave_hook(rooms, room, values)
             raise
-        logger.info("join", extra=fields(connection=connection.id, user=connection.user, room=name))
-        return Replay(self._hub, connection, membership.subscription, since)
+        logger.info("join", extra=fields(connection=connection.id, user=connection.user, room=room.name))
+        if self._refusal is not None:
+            with self._logged(room):
+                await self._give_back(self._by_name.pop(room.name))
+            raise InvalidMessage(self._refusal.message, code=self._refusal.code)
+        return membership
 
     async def join_inbox(self) -> Inbox | None:
         """Join the inbox of the connection's user, if there is one; return where its messages start."""
@@ -202,25 +172,83 @@ class Memberships:
             raise
 
     async def _disappear(self, membership: Membership) -> None:
-        if membership.member is not None:
+        if membership.member is not None and self._hub.runs:
             member, membership.member = membership.member, None
-            await self._hub.running.presence.leave(membership.room.name, member, self._connection)
+            with suppress(Unavailable):  # presence makes up for it
+                await self._hub.running.presence.leave(membership.room.name, member, self._connection)
 
     async def rename(self) -> None:
-        """Show the connection in its rooms as who it is now."""
-        for membership in list(self._by_name.values()):
-            shown = membership.member
-            if membership.rooms.presence and (shown is None or shown.user != self._connection.name):
-                await self._disappear(membership)
-                await self._appear(membership)
+        """Show the connection in its rooms as who it is now; it leaves those that this one is banned from."""
+        name = self._connection.name
+        await self._begin_change()
+        try:
+            for membership in list(self._by_name.values()):
+                if membership.ended is not None:
+                    continue
+                if membership.rooms.bans:
+                    reason = await self._hub.running.bans.of(membership.room.name, name)
+                    if reason is not None:
+                        self._take_out(membership, Failure(ErrorCode.BANNED, reason, retry=False))
+                shown = membership.member
+                if membership.rooms.presence and (shown is None or shown.user != name):
+                    await self._disappear(membership)
+                    if membership.ended is None:
+                        await self._appear(membership)
+            await self._give_back_kicked()
+        finally:
+            self._end_change()
 
     async def leave(self, name: str) -> None:
         """Leave a room; :exc:`InvalidMessage` if the connection is not in it."""
-        membership = self.of(name)
-        if membership.rooms is self._inboxes:
-            raise Denied("An inbox can't be left.")
-        membership.subscription.remove(self._connection)
-        await self._give_back(membership)
+        await self._begin_change()
+        try:
+            membership = self.of(name)
+            if membership.rooms is self._inboxes:
+                raise Denied("An inbox can't be left.")
+            membership.subscription.remove(self._connection)
+            await self._give_back(self._by_name.pop(name))
+        finally:
+            self._end_change()
+
+    def kick(self, name: str, failure: Failure) -> bool:
+        """Take the connection out of a room, and tell its client why; false if it is not there.
+
+        Nothing of the room arrives from now on. The rest, the leave hook too, is for :meth:`give_back`. A
+        join that is under way will be refused.
+        """
+        if self._entering == name and name not in self._by_name:
+            self._refusal = failure
+            return True
+        membership = self._by_name.get(name)
+        if membership is None:
+            return False
+        self._take_out(membership, failure)
+        return True
+
+    def _take_out(self, membership: Membership, failure: Failure) -> None:
+        connection, subscription = self._connection, membership.subscription
+        del self._by_name[membership.room.name]
+        self._end(membership)
+        membership.ended = failure
+        subscription.remove(connection)
+        # A replay that waits for the feed, which may come no further, has to see that it is over.
+        subscription.advance(subscription.epoch, subscription.offset)
+        connection.deliver(Envelope("$kicked", room=membership.room.name, data=failure))
+        logger.info(
+            "kick",
+            extra=fields(
+                connection=connection.id,
+                user=connection.user,
+                room=membership.room.name,
+                code=failure.code,
+                reason=failure.message,
+            ),
+        )
+
+    async def give_back(self) -> None:
+        """Leave the rooms that the connection was taken out of. What goes wrong is logged."""
+        await self._begin_change()
+        self._end_change()
 
     def detach(self) -> None:
         """Have no room deliver to the connection any more: its line is gone."""
@@ -230,13 +258,50 @@ class Memberships:
     async def leave_all(self) -> None:
         """Leave every room. What goes wrong in one is logged and does not keep the others."""
         self.detach()
+        for membership in self._by_name.values():
+            self._end(membership)
+        self._by_name.clear()
+        await self.give_back()
+
+    def _end(self, membership: Membership) -> None:
+        if self._kicked is None:
+            self._kicked = []
+        self._kicked.append(membership)
+
+    async def _begin_change(self) -> None:
+        """Wait until no other change is under way, and give back what was taken out of the memberships.
+
+        The session's task makes most changes, whoever kicks the others. It is no lock of asyncio's, as each
+        idle connection would hold one.
+        """
+        while self._changing is not None:
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._changing.append(over)
+            await over
+        self._changing = []
+        if self._kicked:
+            try:
+                await self._give_back_kicked()
+            except BaseException:
+                self._end_change()
+                raise
+
+    def _end_change(self) -> None:
+        waiting, self._changing = self._changing or (), None
+        for over in waiting:
+            if not over.done():
+                over.set_result(None)
+
+    async def _give_back_kicked(self) -> None:
         cancelled: asyncio.CancelledError | None = None
-        for membership in list(self._by_name.values()):
+        while self._kicked:
+            membership = self._kicked.pop(0)
             try:
                 with self._logged(membership.room):
                     await self._give_back(membership)
             except asyncio.CancelledError as problem:
                 cancelled = problem  # one hook took too long; the other rooms are left all the same
+        self._kicked = None
         if cancelled is not None:
             raise cancelled
 
@@ -244,6 +309,13 @@ class Memberships:
     def _logged(self, room: Room) -> Iterator[None]:
         try:
             yield
+        except Unavailable as problem:
+            logger.warning(
+                "error",
+                extra=fields(
+                    connection=self._connection.id, during="leave", room=room.name, reason=str(problem)
+                ),
+            )
         except Exception:
             logger.exception(
                 "error", extra=fields(connection=self._connection.id, during="leave", room=room.name)
@@ -251,13 +323,13 @@ class Memberships:
 
     async def _give_back(self, membership: Membership) -> None:
         connection, room = self._connection, membership.room
-        del self._by_name[room.name]
-        hub = self._hub.running
         try:
-            try:
-                await hub.subscriptions.release(membership.subscription)
-            finally:
-                await self._disappear(membership)
+            if self._hub.runs:
+                # If not, this one is late, and the broker was left with all that there was.
+                try:
+                    await self._hub.running.subscriptions.release(membership.subscription)
+                finally:
+                    await self._disappear(membership)
         finally:
             if membership.rooms is not self._inboxes:
                 logger.info(
@@ -278,3 +350,7 @@ class Memberships:
         raise InvalidMessage(
             f"There is no room {name!r}.", [("$.room", "Unknown")], code=ErrorCode.UNKNOWN_ROOM
         )
+
+
+def _shows(membership: Membership, member: Member) -> bool:
+    return membership.member is member

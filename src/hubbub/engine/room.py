@@ -4,8 +4,11 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from ..brokers.base import Retention
 from ..errors import CollisionError, ConfigurationError
-from ..protocol.envelope import Envelope, Member, Position
+from ..protocol.codes import ErrorCode
+from ..protocol.envelope import Envelope, Failure, Member, Position
 from ..protocol.messages import Sendable
+from ..protocol.publications import check_key
+from .bans import LONGEST_BAN
 from .callback import CONNECTION, ROOM, Callback, Function
 from .connection import Connection
 from .held import Slow
@@ -17,11 +20,15 @@ if TYPE_CHECKING:
 
 AnyFunction = TypeVar("AnyFunction", bound=Function)
 
-DEFAULT_AGE = 24 * 3600.0
-"""Seconds for which a room's history is kept if nothing else is said."""
 
-MAX_KEY = 128
-"""Characters that a key to conflate by may have."""
+MAX_REASON = 1000
+"""Characters that the reason for a kick or a ban may have."""
+
+
+def _failure(code: ErrorCode, reason: str) -> Failure:
+    if len(reason) > MAX_REASON:
+        raise ValueError(f"A reason has up to {MAX_REASON} characters, not {len(reason)}.")
+    return Failure(code, reason, retry=False)
 
 
 class Room:
@@ -84,6 +91,56 @@ class Room:
             )
         return await self._hub.running.presence.members(self.name)
 
+    async def kick(self, user: str, *, reason: str = "You were taken out of the room.") -> int | None:
+        """Take a user out of the room, on all their connections and every instance.
+
+        `user` is a user's id or a guest's name, as others are shown it. Their clients are told `reason`, up
+        to 1000 characters; the leave hook runs. They can join again, if the join hook lets them.
+
+        Returns on how many connections they were in the room or about to join it; None if that is not known,
+        as an instance did not answer within 2 s, and perhaps was not reached. Raises
+        :exc:`hubbub.Unavailable` if the broker can't be reached; on this instance they are out then.
+        """
+        return await self._hub.running.users.kick(self._common(), user, _failure(ErrorCode.KICKED, reason))
+
+    async def ban(
+        self, user: str, *, seconds: float, reason: str = "You are banned from the room."
+    ) -> int | None:
+        """Kick a user, and let them join no more for some seconds, a year at most.
+
+        A guest is banned for as long as their session goes on; who begins another is another guest. The ban
+        outlives a restart where the broker keeps history. Another ban takes its place.
+
+        Returns and raises as :meth:`kick` does, and :exc:`ConfigurationError` in rooms that were not declared
+        with ``bans=True``.
+        """
+        failure = _failure(ErrorCode.BANNED, reason)
+        if not 0 < seconds <= LONGEST_BAN:
+            raise ValueError(f"A ban lasts more than 0 s and up to {LONGEST_BAN:g} s, not {seconds:g} s.")
+        self._check_bans()
+        running = self._hub.running
+        # In this order: whoever joins meanwhile finds the ban, or is found and kicked.
+        await running.bans.set(self._common(), user, seconds, reason)
+        return await running.users.kick(self._common(), user, failure)
+
+    async def unban(self, user: str) -> None:
+        """End a user's ban; nothing if there is none. Raises as :meth:`ban` does."""
+        self._check_bans()
+        await self._hub.running.bans.lift(self._common(), user)
+
+    def _check_bans(self) -> None:
+        if not self.rooms.bans:
+            raise ConfigurationError(
+                f"Nobody can be banned from {self.name!r}: declare "
+                f"hub.room({self.rooms.pattern.text!r}, bans=True)."
+            )
+
+    def _common(self) -> str:
+        """Return the name; :exc:`ConfigurationError` if it is an inbox, which is one user's own."""
+        if self.name.startswith("$"):
+            raise ConfigurationError("Nobody can be taken out of an inbox.")
+        return self.name
+
     async def history(self, since: Position | None = None, limit: int = 100) -> list[Envelope]:
         """Return up to `limit` kept messages: those after `since`, or the newest ones, in order."""
         page = await self._hub.history(self.name, since, limit)
@@ -103,6 +160,7 @@ class Rooms:
         presence: bool,
         place: str,
         slow: Slow = "disconnect",
+        bans: bool = False,
     ) -> None:
         if history < 0 or history_age <= 0:
             raise ConfigurationError(
@@ -117,6 +175,7 @@ class Rooms:
         self.pattern = Pattern(pattern)
         self.retention = Retention(history, history_age)
         self.presence = presence
+        self.bans = bans
         self.slow: Slow = slow
         self.place = place
         self.router = Router(
@@ -139,8 +198,7 @@ class Rooms:
                 f"A key conflates messages for slow readers, which {self.pattern.text!r} does not: declare "
                 f'hub.room({self.pattern.text!r}, slow="conflate").'
             )
-        if not 1 <= len(key) <= MAX_KEY:
-            raise ValueError(f"A key has 1 to {MAX_KEY} characters, not {len(key)}.")
+        check_key(key)
 
     def match(self, name: str) -> tuple[str, ...] | None:
         """Return the values of the pattern's named parts, or None if `name` is no such room.

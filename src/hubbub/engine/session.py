@@ -33,7 +33,8 @@ from .attempt import ATTEMPT, Attempt
 from .callback import ends_task
 from .connection import Connection
 from .hub import Hub
-from .membership import Memberships, Replay
+from .membership import Memberships
+from .replay import Replay
 from .router import Router
 
 Control = TypeVar("Control", bound=msgspec.Struct)
@@ -81,9 +82,11 @@ class Session:
         """Welcome the client and serve its messages until the connection is closed."""
         connection = self._connection
         try:
+            await self._hub.sessions.prepare()
             inbox = await self._memberships.join_inbox()
-        except Unavailable:
-            connection.start_close(CloseCode.TRY_AGAIN_LATER, "the inbox can't be joined now")
+        except Unavailable as problem:
+            connection.greet(Envelope("$error", data=self._failure(problem, None)))
+            connection.start_close(CloseCode.TRY_AGAIN_LATER, "the broker can't be reached now")
             return
         connection.greet(Envelope("$welcome", data=self._welcome(inbox)))
         settle, pull = connection.transport.settle, connection.transport.pull
@@ -223,10 +226,12 @@ class Session:
         await self._run(replay)
 
     async def _run(self, replay: Replay) -> None:
+        # It is a member already, but one that would be brought nothing: it has to come back.
         try:
             await replay.run()
+        except Unavailable:
+            self._connection.start_close(CloseCode.TRY_AGAIN_LATER, "history can't be read now")
         except Exception:
-            # It is a member already, but one that would be brought nothing: it has to come back.
             logger.exception("error", extra=fields(connection=self._connection.id, during="replay"))
             self._connection.start_close(CloseCode.TRY_AGAIN_LATER, "history can't be read now")
 
@@ -242,7 +247,7 @@ class Session:
         replays: dict[str, Replay] = {}
         refused: dict[str, Failure] = {}
         try:
-            await self._hub.sessions.take_up(resume.session, connection)
+            await self._hub.sessions.take_up(resume.session, resume.attempt, connection)
             self._fresh = False
             for name, since in resume.rooms.items():
                 try:
@@ -257,7 +262,9 @@ class Session:
             # Half a session is none: the client comes back later for all of it.
             connection.start_close(CloseCode.TRY_AGAIN_LATER, "the session can't be taken up now")
             return
-        begins = {name: replay.begins for name, replay in replays.items()}
+        # Who was taken out of a room meanwhile was told so before, and has dropped it.
+        refused |= {name: replay.refusal for name, replay in replays.items() if replay.refusal is not None}
+        begins = {name: replay.begins for name, replay in replays.items() if name not in refused}
         connection.deliver(
             Envelope("$welcome", id=request.id, data=self._welcome(rooms=begins, refused=refused))
         )

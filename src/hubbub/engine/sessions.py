@@ -1,13 +1,17 @@
 """Sessions: which connection each is on, the tokens that take them up on another, and what was answered."""
 
 import asyncio
+import hmac
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import msgspec
 
 from ..brokers.base import Broker, Entry, History, Retention
-from ..errors import InvalidMessage
+from ..errors import InvalidMessage, Unavailable
 from ..observe.log import fields, logger
 from ..protocol.codecs import UNREADABLE, pack
 from ..protocol.codes import ErrorCode
@@ -15,7 +19,8 @@ from ..protocol.envelope import Position
 from ..protocol.resume import Claims, Refused, sign, verify
 from ..settings import Settings
 from .answers import Answers
-from .connection import Connection
+from .connection import Connection, Rank
+from .control import Moved, send
 
 MAX_ANSWERS_OF_ENDED = 20_000
 """Answers remembered of all sessions that are on no connection; the longest ended are forgotten first."""
@@ -31,17 +36,23 @@ class _Turn(msgspec.Struct, frozen=True, array_like=True):
     instance: str
     revoked: bool = False
     """Whether it was not taken up, but its tokens from before are void."""
+    attempt: int = 0
+    """Which of the client's attempts with this token it was; 0 where the client does not say."""
 
 
-class _Moved(msgspec.Struct, frozen=True, array_like=True):
-    """What an instance tells another: a session is here now, connections of an older turn have to go."""
+class _Taken(NamedTuple):
+    """A session as a connection has it."""
 
     session: str
     turn: int
+    rank: Rank
+
+
+class _Outranked(Exception):
+    """The session goes on on another connection, or the one that asked for it has ended."""
 
 
 _unpack_turn = msgspec.msgpack.Decoder(_Turn).decode
-_unpack_moved = msgspec.msgpack.Decoder(_Moved).decode
 
 
 class Sessions:
@@ -49,25 +60,97 @@ class Sessions:
 
     A session is taken up with a token. The broker keeps, in a room of the session's own, with which token
     that was done last. So all instances know it, a token can't be used once its successor was, and of two
-    connections the one that came later wins.
+    connections the one of the higher rank wins: with the newer token, with the client's later attempt to
+    use it, or, where that is not known, the one that came later.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._lifetime = settings.session_lifetime
         self._window = settings.deduplication_window
+        self._patience = settings.broker_timeout
         self._broker: Broker | None = None
         self._secret = b""
+        self._previous = b""
+        """The secret of before the broker was emptied, if it was."""
+        self._doubtful = False
+        self._asking: asyncio.Task[None] | None = None
+        """Asks the broker for the secret, for all who need it."""
         self.connections: dict[str, Connection] = {}
         """Connections that speak hubbub's protocol, by the id of their session."""
+        self._displaced: dict[Connection, list[Connection]] = {}
+        """By the connection that is about to take a session up: those here that have to go when it does."""
         self._answers: dict[str, Answers] = {}
         self._ended: OrderedDict[str, tuple[float, int, Answers]] = OrderedDict()
         """Answers in sessions whose connection has ended: until when they are of use, how many, and they."""
         self._ended_count = 0
 
-    async def start(self, broker: Broker) -> None:
+    def start(self, broker: Broker) -> None:
         """Sign with the secret of this broker, and record there who took a session up."""
-        self._secret = await broker.secret()
         self._broker = broker
+        self._secret = self._previous = b""
+        self._doubtful = False
+
+    async def stop(self) -> None:
+        """Ask the broker for nothing any more."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+            await asyncio.wait((asking,))
+
+    async def prepare(self) -> None:
+        """Know the secret, which comes before any token; :exc:`Unavailable` if the broker can't tell it.
+
+        It is asked for when it is first needed, so that a hub can start before its broker. All who wait for
+        it share one request.
+        """
+        while not self._secret:
+            asking = self._asking
+            if asking is None:
+                asking = self._asking = asyncio.create_task(self._ask(), name="hubbub: secret of sessions")
+                asking.add_done_callback(self._asked)
+            # A task's cancellation is not that of the one who waits for it.
+            await asyncio.wait((asking,))
+            if asking.cancelled():
+                raise Unavailable("The hub stops.")
+            problem = asking.exception()
+            if problem is not None:
+                raise problem.with_traceback(None)
+
+    def doubt_secret(self) -> None:
+        """Take note that the broker was emptied, perhaps, and that others may have another secret by now."""
+        self._doubtful = bool(self._secret)
+
+    async def renew_secret(self) -> None:
+        """Sign with the broker's secret again, where it is in doubt; tokens from before stay of use here."""
+        assert self._broker is not None
+        if self._doubtful:
+            secret = await self._broker.secret()
+            self._doubtful = False
+            if not hmac.compare_digest(secret, self._secret):
+                self._secret, self._previous = secret, self._secret
+
+    def _verified(self, token: str) -> Claims:
+        now = wall_time()
+        try:
+            return verify(token, self._secret, now)
+        except Refused:
+            if not self._previous:
+                raise
+            return verify(token, self._previous, now)
+
+    async def _ask(self) -> None:
+        assert self._broker is not None
+        try:
+            async with asyncio.timeout(self._patience):
+                self._secret = await self._broker.secret()
+        except TimeoutError:
+            raise Unavailable(f"The broker did not answer within {self._patience:g} s.") from None
+
+    def _asked(self, asking: "asyncio.Task[None]") -> None:
+        if self._asking is asking:
+            self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # whoever waits has it; if nobody does any more, the next one asks anew
 
     # Which connection a session is on
 
@@ -77,9 +160,10 @@ class Sessions:
 
     def end(self, connection: Connection) -> None:
         """Note that a connection has ended; its session may go on elsewhere."""
-        session = connection.session
-        if self.connections.get(session) is not connection:
-            return
+        if self.connections.get(connection.session) is connection:
+            self._end(connection.session)
+
+    def _end(self, session: str) -> None:
         del self.connections[session]
         answers = self._answers.pop(session, None)
         if answers is not None:
@@ -93,87 +177,133 @@ class Sessions:
     def token(self, connection: Connection) -> str:
         """Return the token with which the connection's session can be taken up again."""
         assert self._broker is not None
-        expires = _wall_time() + self._lifetime
+        expires = wall_time() + self._lifetime
         instance = self._broker.instance
         claims = Claims(connection.session, connection.user, connection.turn, instance, expires)
         return sign(claims, self._secret)
 
-    async def take_up(self, token: str, connection: Connection) -> None:
+    async def take_up(self, token: str, attempt: int, connection: Connection) -> None:
         """Have a token's session go on on this connection; the one it was on is closed with 4409.
+
+        `attempt` is how often the client has tried that. An attempt whose line died without a word may be
+        handled later than the one that came after it; then its own connection is closed with 4409.
 
         Raises :exc:`InvalidMessage` for a token that is forged, expired, of another user, or older than one
         that was used already; :exc:`Unavailable` if the broker can't be reached; :exc:`ConnectionClosed` if
-        the connection has ended meanwhile.
+        the connection has ended meanwhile. With all of these the session stays where it was.
         """
-        broker = self._broker
-        assert broker is not None
         try:
-            claims = verify(token, self._secret, _wall_time())
+            claims = self._verified(token)
             if claims.user != connection.user:
                 raise Refused("of another user")
             before = await self._history(claims.session, None)
             turns = [_turn_of(entry) for entry in before.entries]
-            if any(claims.turn < turn.used for turn in turns):
+            if any((claims.turn, attempt) < (turn.used, turn.attempt) for turn in turns):
                 raise Refused("replayed")
+            # Whoever asked may have left meanwhile, and have the session on another connection: that stays.
+            await connection.raise_if_closed()
+            offset = await self._record(claims.session, claims.turn, attempt)
+            await connection.raise_if_closed()
+            # The turn grows with each time, also where the record of those before is too old to be there.
+            taken = _Taken(claims.session, claims.turn + offset, (claims.turn, attempt, offset))
+            instances = {claims.instance, *(turn.instance for turn in turns)}
+            with self._carried_by(connection, taken):
+                await self._look_again(connection, taken, before.position, instances)
         except Refused as refused:
             # The client is told nothing that would help to make a better one.
             logger.info("resume", extra=fields(connection=connection.id, refused=str(refused)))
             raise InvalidMessage("The session can't be taken up.", code=ErrorCode.SESSION_REFUSED) from None
-        # Whoever asked may have left meanwhile, and have the session on another connection: that one stays.
-        await connection.raise_if_closed()
-        offset = await self._record(claims.session, claims.turn)
-        await connection.raise_if_closed()
-        self.end(connection)
-        previous = self.connections.get(claims.session)
-        # Grows with each time, also where the record of those before is too old to be there still.
-        connection.session, connection.turn = claims.session, claims.turn + offset
-        if previous is not None and previous.turn > connection.turn:
+        except _Outranked:
             connection.replaced()
-        else:
-            self.connections[claims.session] = connection
-            if previous is not None:
-                previous.replaced()
-        # Also where there was one here: it may have been replaced before, and still be closing.
-        elsewhere = {turns[-1].instance if turns else claims.instance}
-        for entry in (await self._history(claims.session, before.position)).entries:
-            # Others may have taken it up at the same time, and not know of this one.
-            turn = _turn_of(entry)
-            elsewhere.add(turn.instance)
-            if entry.offset is not None and entry.offset > offset and not turn.revoked:
-                connection.replaced()
-        for instance in elsewhere - {broker.instance}:
-            await broker.send_control(instance, pack(_Moved(claims.session, connection.turn)))
+            await connection.raise_if_closed()
         logger.info(
             "resume",
             extra=fields(connection=connection.id, user=connection.user, session=claims.session[:8]),
         )
+
+    @contextmanager
+    def _carried_by(self, connection: Connection, taken: "_Taken") -> Iterator[None]:
+        """Have a session be on a connection; where it was until then is closed if the body succeeds.
+
+        If it fails, the session is there again, and the connection has the one that it began.
+        """
+        session, own = taken.session, _Taken(connection.session, connection.turn, connection.rank)
+        self.end(connection)  # it may resume the session that it began
+        previous = self.connections.get(session)
+        if previous is not None and previous.rank > taken.rank:
+            raise _Outranked
+        displaced = [] if previous is None else [previous, *self._displaced.get(previous, ())]
+        connection.session, connection.turn, connection.rank = taken
+        self.connections[session] = connection
+        self._displaced[connection] = displaced
+        try:
+            yield
+        except BaseException:
+            connection.session, connection.turn, connection.rank = own
+            if self.connections.get(session) is connection:
+                self._go_back(session, displaced)
+            if not connection.closing:
+                self.begin(connection)
+            raise
+        finally:
+            del self._displaced[connection]
+        for before in displaced:
+            if before.session == session:
+                before.replaced()
+
+    def _go_back(self, session: str, displaced: list[Connection]) -> None:
+        for before in displaced:
+            # One that was taking it up as well may have failed by now.
+            if before.session == session and not before.closing:
+                self.connections[session] = before
+                return
+        self._end(session)
+
+    async def _look_again(
+        self, connection: Connection, taken: "_Taken", since: Position, instances: set[str]
+    ) -> None:
+        """See who else takes the session up, and tell all who may have it that it is here.
+
+        The connection is registered already. So whoever records after this look that it takes the session up
+        finds this one's record, and has it told here; all others are found now.
+        """
+        broker = self._broker
+        assert broker is not None
+        for entry in (await self._history(taken.session, since)).entries:
+            turn = _turn_of(entry)
+            instances.add(turn.instance)
+            if not turn.revoked and (turn.used, turn.attempt, entry.offset or 0) > taken.rank:
+                raise _Outranked
+        if connection.closing:
+            raise _Outranked
+        moved = Moved(taken.session, taken.rank)
+        # Here too there may be others: those that were replaced before are still closing.
+        for instance in instances - {broker.instance}:
+            await send(broker, instance, moved)
 
     async def revoke(self, connection: Connection) -> None:
         """Let the tokens that the connection was given so far be of no use: its session is a user's now."""
         connection.turn += 1
         await self._record(connection.session, connection.turn, revoked=True)
 
-    def control(self, payload: bytes) -> None:
-        """Take what another instance says to this one."""
-        try:
-            moved = _unpack_moved(payload)
-        except UNREADABLE:
-            logger.warning("error", extra=fields(during="control message", size=len(payload)))
-            return
+    def moved(self, moved: Moved) -> None:
+        """Take from another instance that a session is there now."""
         connection = self.connections.get(moved.session)
-        if connection is not None and connection.turn < moved.turn:
-            connection.replaced()
+        if connection is not None:
+            for one in (connection, *self._displaced.get(connection, ())):
+                if one.session == moved.session and one.rank < moved.rank:
+                    one.replaced()
 
     async def _history(self, session: str, since: Position | None) -> History:
         assert self._broker is not None
         return await self._broker.history(_room_of(session), since, RECORDS)
 
-    async def _record(self, session: str, used: int, *, revoked: bool = False) -> int:
+    async def _record(self, session: str, used: int, attempt: int = 0, *, revoked: bool = False) -> int:
         """Note at the broker that a session was taken up, or its tokens revoked; return how often that is."""
         assert self._broker is not None
         position = await self._broker.publish(
             _room_of(session),
-            pack(_Turn(used, self._broker.instance, revoked)),
+            pack(_Turn(used, self._broker.instance, revoked, attempt)),
             sender=None,
             key=None,
             keep=Retention(RECORDS, self._lifetime),
@@ -205,6 +335,6 @@ def _room_of(session: str) -> str:
     return f"$session/{session}"
 
 
-def _wall_time() -> float:
+def wall_time() -> float:
     """Return the Unix time in seconds; where a test moves the event loop's time, it is moved along."""
     return time.time() + asyncio.get_running_loop().time() - time.monotonic()

@@ -2,11 +2,12 @@
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from ..brokers.base import Broker, Entry
+from ..errors import Unavailable
 from ..observe.log import fields, logger
 from ..protocol.codecs import UNREADABLE, Codec
 from ..protocol.envelope import Envelope, Position, Publication
@@ -17,6 +18,12 @@ from .outbox import Chunk, Flusher, Outbox, fan_out
 
 _unpack = msgspec.msgpack.Decoder(Publication).decode
 
+MAX_OWED = 100_000
+"""Rooms remembered whose end the broker has to be told. Of more than these, deliveries are dropped."""
+
+SETTLED_AT_ONCE = 1_000
+SETTLED_WITHIN = 1.0
+"""How many of them it is told of at a time, and in how many seconds, as other work is to be done between."""
 
 LOST = Publication("", msgspec.Raw())
 """Stands for what a broker brought and nobody can read: a broker's store may hold anything."""
@@ -68,7 +75,9 @@ def gap(room: str, position: Position) -> Envelope:
 class Subscription:
     """A room of which this process has members: where its feed is, and their outboxes by form."""
 
-    __slots__ = ("_moved", "epoch", "forms", "holders", "lock", "name", "offset", "slow", "subscribed")
+    __slots__ = (
+        "_moved", "asked", "epoch", "forms", "holders", "lock", "name", "offset", "slow", "subscribed",
+    )  # fmt: skip
 
     def __init__(self, name: str, slow: Slow) -> None:
         self.name = name
@@ -77,6 +86,8 @@ class Subscription:
         """Memberships, those under way included; at none the subscription ends."""
         self.lock = asyncio.Lock()
         self.subscribed = False
+        self.asked = False
+        """Whether the broker may be delivering: it was asked to, and not, with success, to stop."""
         self.epoch = ""
         self.offset = 0
         """Position of the newest message that was delivered."""
@@ -133,6 +144,15 @@ class Subscriptions:
         self._sessions = sessions
         self._flusher = flusher
         self._by_room: dict[str, Subscription] = {}
+        self.on_news: Callable[[str, Entry, Publication], None] = _ignore
+        """Called with what is announced of who is in a room."""
+        self._owed: set[Subscription] = set()
+        """Those that nobody holds, and whose end the broker could not be told."""
+
+    def holds(self, room: str) -> bool:
+        """Tell whether the room's feed comes here."""
+        subscription = self._by_room.get(room)
+        return subscription is not None and subscription.subscribed
 
     async def subscribe(self, room: str, slow: Slow = "disconnect") -> Subscription:
         """Return the room's subscription with one more holder; the broker is asked once for all of them.
@@ -147,6 +167,7 @@ class Subscriptions:
             if not subscription.subscribed:
                 async with subscription.lock:
                     if not subscription.subscribed:
+                        subscription.asked = True
                         position = await self._broker.subscribe(room)
                         subscription.advance(position.epoch, position.offset)
                         subscription.subscribed = True
@@ -156,24 +177,67 @@ class Subscriptions:
         return subscription
 
     async def release(self, subscription: Subscription) -> None:
-        """Give a holder's part back."""
+        """Give a holder's part back.
+
+        Where the broker can't be told now that there is none any more, it is with :meth:`settle`.
+        """
         subscription.holders -= 1
         if subscription.holders == 0:
             async with subscription.lock:
                 await self._end(subscription)
 
     async def _end(self, subscription: Subscription) -> None:
-        room = subscription.name
-        if subscription.holders or self._by_room.get(room) is not subscription:
+        if subscription.holders or not self._is_there(subscription):
             return
+        if subscription.subscribed:
+            subscription.subscribed = False
+            await self._unsubscribe(subscription)
+        elif subscription.asked:
+            # Whoever could not have it, or did not wait for it, is not to wait for this either.
+            self._owe(subscription)
+        else:
+            self._forget(subscription)
+
+    def _is_there(self, subscription: Subscription) -> bool:
+        return self._by_room.get(subscription.name) is subscription
+
+    async def _unsubscribe(self, subscription: Subscription) -> None:
         try:
-            if subscription.subscribed:
-                subscription.subscribed = False
-                await self._broker.unsubscribe(room)
-        finally:
-            # Somebody may have come while the broker was asked; then it is theirs.
-            if subscription.holders == 0:
-                del self._by_room[room]
+            await self._broker.unsubscribe(subscription.name)
+        except Unavailable:
+            self._owe(subscription)
+            return
+        except BaseException:
+            self._forget(subscription)
+            raise
+        subscription.asked = False
+        self._forget(subscription)
+
+    def _owe(self, subscription: Subscription) -> None:
+        # It stays, so that what the broker may go on to deliver has an owner that ends it.
+        if len(self._owed) < MAX_OWED:
+            self._owed.add(subscription)
+        else:
+            self._forget(subscription)
+
+    def _forget(self, subscription: Subscription) -> None:
+        # Somebody may have come while the broker was asked; then it is theirs.
+        if subscription.holders == 0:
+            self._owed.discard(subscription)
+            del self._by_room[subscription.name]
+
+    async def settle(self) -> None:
+        """End subscriptions that nobody holds any more, and whose end the broker could not be told."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLED_WITHIN
+        for _ in range(min(SETTLED_AT_ONCE, len(self._owed))):
+            # While it was waited for, others may have ended it, and the room may have another one by now.
+            subscription = self._owed.pop()
+            async with subscription.lock:
+                if not (subscription.holders or subscription.subscribed) and self._is_there(subscription):
+                    await self._unsubscribe(subscription)
+            if subscription in self._owed or loop.time() > until:
+                break  # it is still away, or slow: there are as many calls as there are rooms
 
     def deliver(self, room: str, entry: Entry, epoch: str) -> None:
         """Take a message from the broker and put it into every member's outbox: encoded once per form."""
@@ -182,18 +246,30 @@ class Subscriptions:
             return
         if entry.offset is not None:
             if subscription.skips(epoch, entry.offset):
-                subscription.advance(epoch, entry.offset - 1)
-                for form in subscription.forms:
-                    self._spread(subscription, form, form.chunk(gap(room, subscription.position)), told=True)
+                self._tell_gap(subscription, Position(epoch, entry.offset - 1))
             subscription.advance(epoch, entry.offset)
         publication = publication_of(entry)
         excluded = None if publication.exclude is None else self._sessions.get(publication.exclude)
         # What a member knows of who is in the room has to be right: of such news it is told the loss too.
-        told = entry.offset is not None or publication.type.startswith("$")
+        told = entry.offset is not None
+        if not told and publication.type.startswith("$"):
+            told = True
+            self.on_news(room, entry, publication)
         for form in subscription.forms:
             chunk = chunk_of(room, epoch, entry, publication, form)
             if chunk is not None:
                 self._spread(subscription, form, chunk, publication.conflation_key, excluded, told=told)
+
+    def lost(self, room: str, position: Position) -> None:
+        """Take note that the broker will bring nothing more of what was before a position."""
+        subscription = self._by_room.get(room)
+        if subscription is not None and subscription.skips(position.epoch, position.offset + 1):
+            self._tell_gap(subscription, position)
+
+    def _tell_gap(self, subscription: Subscription, position: Position) -> None:
+        subscription.advance(position.epoch, position.offset)
+        for form in subscription.forms:
+            self._spread(subscription, form, form.chunk(gap(subscription.name, position)), told=True)
 
     def _spread(
         self,
@@ -223,6 +299,10 @@ class Subscriptions:
         message = HeldMessage(subscription.name, subscription.slow, key, *chunk, lost)
         for outbox in slow:
             outbox.hold(message)
+
+
+def _ignore(room: str, entry: Entry, publication: Publication) -> None:
+    pass
 
 
 def _others(outboxes: set[Outbox], excluded: Outbox) -> Iterable[Outbox]:

@@ -21,7 +21,8 @@ class FanOutLoad(Load):
 
     Each subscriber's messages are counted. Broadcasts that become due together are sent in one write. What
     the publisher is sent is read but not counted. A latency is the time until every subscriber has received
-    a broadcast. After `publish` the publisher sends the `others`, and then all again.
+    a broadcast. After `publish` the publisher sends the `others`, and then all again. With `through`, the
+    publisher is connected to that other server.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class FanOutLoad(Load):
         in_flight: int,
         *,
         others: Sequence[bytes] = (),
+        through: Target | None = None,
         deflate: bool = False,
         lost: Lost = fail,
         at_once: int = 1,
@@ -46,7 +48,7 @@ class FanOutLoad(Load):
         self._lost = lost
         self._epoll = select.epoll()
         self._subscribers: dict[int, Connection] = {}
-        self._publisher = Connection(target, publisher)
+        self._publisher = Connection(through or target, publisher)
         try:
             made = open_all(
                 lambda _: Connection(target, subscriber, deflate=deflate), subscribers, lost, at_once=at_once
@@ -207,6 +209,7 @@ class SharedFanOutLoad(FanOutLoad):
         in_flight: int,
         *,
         others: Sequence[bytes] = (),
+        through: Target | None = None,
         deflate: bool = False,
     ) -> None:
         self._delivery = delivery
@@ -214,7 +217,15 @@ class SharedFanOutLoad(FanOutLoad):
         self.shared = True
         """Whether the subscribers are sent the same bytes."""
         super().__init__(
-            target, subscriber, publisher, publish, subscribers, in_flight, others=others, deflate=deflate
+            target,
+            subscriber,
+            publisher,
+            publish,
+            subscribers,
+            in_flight,
+            others=others,
+            through=through,
+            deflate=deflate,
         )
 
     def finish(self) -> None:

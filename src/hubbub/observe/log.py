@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 
 logger = logging.getLogger("hubbub")
 
@@ -104,13 +105,13 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-        parts = [f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {_one_line(record.getMessage())}"]
+        moment = _local_time(int(record.created))
+        line = f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {_one_line(record.getMessage())}"
         found = _fields_of(record)
         if found.get("correlation_id") == found.get("connection"):
             found.pop("correlation_id", None)
-        parts += [f"{name}={_shown(value)}" for name, value in found.items()]
-        line = " ".join(parts)
+        for name, value in found.items():
+            line += f" {name}={_shown(value)}"
         if record.exc_info:
             lines = self.formatException(record.exc_info).split("\n")
             line += "".join(f"\n    {_one_line(part)}" for part in lines)
@@ -135,7 +136,15 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(event, default=str)
 
 
+# A busy server logs many events in a second, and the text of the time is most of the work for each.
+@lru_cache(maxsize=2)
+def _local_time(seconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
 def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -146,7 +155,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
-    return text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) and text.isprintable() else json.dumps(text)
 
 
 def configure(level: str, form: str) -> None:

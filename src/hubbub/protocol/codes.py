@@ -64,13 +64,15 @@ class ErrorCode(StrEnum):
     NOT_JOINED = "not_joined", "Join the room first.", False
     TOO_MANY_ROOMS = "too_many_rooms", "The connection is in as many rooms as it may be.", False
     DENIED = "denied", "The application refused; the message says why.", False
+    KICKED = "kicked", "The application took you out of the room; the message says why.", False
+    BANNED = "banned", "You are banned from the room for some time; the message says why.", False
     SESSION_REFUSED = (
         "session_refused",
         "The session can't be taken up; the connection goes on with a new one. Join the rooms.",
         False,
     )
     INTERNAL = "internal", "A handler failed; the log has more under the correlation id.", False
-    UNAVAILABLE = "unavailable", "The broker can't be reached now; nothing was done.", True
+    UNAVAILABLE = "unavailable", "The broker can't be reached now. Send it again, with the same `id`.", True
 
 
 ERROR_CODES = {code.value: code for code in ErrorCode}

@@ -9,6 +9,9 @@ VERSION = 1
 MessageId = int | Annotated[str, Meta(max_length=128)]
 """What a client names its request by; the answer carries it again."""
 
+MOST_ATTEMPTS = 2**53 - 1
+"""The highest integer that every JSON reader has as it is."""
+
 RoomName = Annotated[str, Meta(min_length=1, max_length=255)]
 
 ABSENT = Raw(b"")
@@ -70,11 +73,13 @@ class Join(Struct, frozen=True):
 class Resume(Struct, frozen=True):
     """Data of ``$resume``: the session's token, and the last position seen in each of its rooms.
 
-    A room without a position is joined as if the client came for the first time.
+    A room without a position is joined as if the client came for the first time. `attempt` is higher each
+    time that the client shows the same token.
     """
 
     session: Annotated[str, Meta(max_length=4096)]
     rooms: dict[RoomName, Position | None] = {}
+    attempt: Annotated[int, Meta(ge=0, le=MOST_ATTEMPTS)] = 0
 
 
 class Since(Struct, frozen=True):
@@ -149,7 +154,7 @@ class Page(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True, omit_defaults=True):
-    """Somebody in a room: once, however many connections they have. Data of ``$joined`` and ``$left``."""
+    """Somebody in a room: once, however many connections they have. ``$joined`` and ``$left`` list them."""
 
     user: str
     info: object = None
@@ -169,7 +174,7 @@ class Problem(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):
-    """Data of ``$error``."""
+    """Data of ``$error``, and of ``$kicked``."""
 
     code: str
     message: str

@@ -68,10 +68,12 @@ class Room {
       this.stopTyping(from);
       this.typing.set(from, setTimeout(() => { this.stopTyping(from); render(); }, TYPING_SHOWN));
     } else if (type === "$joined") {
-      this.people.add(data.user);
+      for (const { user } of data) this.people.add(user);
     } else if (type === "$left") {
-      this.people.delete(data.user);
-      this.stopTyping(data.user);
+      for (const { user } of data) {
+        this.people.delete(user);
+        this.stopTyping(user);
+      }
     } else if (type === "$gap") {
       this.position = data;
       this.note("Some messages are missing here.");

@@ -1,0 +1,214 @@
+"""The receiving half of a connection: what came in and waits for its task, and how the line ended."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from websockets.frames import Close
+
+from ..errors import ConnectionClosed, ConnectionClosedOK, connection_closed
+from ..protocol.codes import CloseCode
+from ..settings import Settings
+from .transport import Ending, Transport
+
+
+class Receiving:
+    """Takes messages from a transport, a bounded number and size of them, and hands them out one by one.
+
+    It is a base class and no part of its own so that a message passes no further call.
+    """
+
+    __slots__ = (
+        "_closed", "_ending", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox", "_max_inbox_bytes",
+        "_reading", "_waiter", "allowed", "closing", "messages_in", "transport",
+    )  # fmt: skip
+
+    def __init__(self, transport: Transport, settings: Settings, max_inbox_bytes: int) -> None:
+        self.transport = transport
+        self.messages_in = 0
+        self.allowed = settings.max_message_burst
+        """Up to how many `messages_in` the client may come; the sweep raises it as time passes."""
+        self.closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox: list[str | bytes] = []
+        self._inbox_bytes = 0
+        """Bytes in the inbox behind its first message, which mostly is the only one."""
+        self._max_inbox = settings.max_inbox
+        self._max_inbox_bytes = max_inbox_bytes
+        self._reading = True
+        self._leaving = False
+        self._waiter: asyncio.Future[str | bytes | None] | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._ending: Ending | None = None
+
+    def start_close(self, code: int, reason: str) -> None:
+        """Start to close, without waiting for the client's part."""
+        raise NotImplementedError
+
+    # What the application asks
+
+    @property
+    def reading(self) -> bool:
+        """Whether what the client sends is read; not while its inbox is full."""
+        return self._reading
+
+    @property
+    def close_code(self) -> int | None:
+        """The code with which the connection ended; None while it is open."""
+        return None if self._ending is None else self._closed_error().code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason with which the connection ended; None while it is open."""
+        return None if self._ending is None else self._closed_error().reason
+
+    @property
+    def why_ended(self) -> tuple[int, str]:
+        """Code and reason of the side that closed first; 1006 where neither did."""
+        ending = self._ending or Ending()
+        first = ending.received if ending.received_first else ending.sent or ending.received
+        return first or (CloseCode.ABNORMAL, "")
+
+    @property
+    def lost(self) -> bool:
+        """Whether the line is gone."""
+        return self._ending is not None
+
+    # What the application does
+
+    async def recv(self) -> str | bytes:
+        """Return the next message, text as `str` and binary as `bytes`.
+
+        Messages that arrived before a close are still returned. Cancelling it, as a time-out does, loses
+        nothing. Raises :exc:`ConnectionClosed` when there will be no more, :exc:`RuntimeError` if another
+        task is already waiting.
+        """
+        message = self.take()
+        while message is None:
+            arrival = self.arrival()
+            try:
+                message = await arrival
+            except asyncio.CancelledError:
+                if arrival.done() and not arrival.cancelled():
+                    self._put_back(arrival.result())
+                raise
+        return message
+
+    def take(self) -> str | bytes | None:
+        """Return the next message if there is one."""
+        inbox = self._inbox
+        if not inbox:
+            return None
+        message = inbox.pop(0)
+        if inbox:
+            self._inbox_bytes -= _size_of(inbox[0])
+        if not self._reading and not self._leaving and self._has_room:
+            self._reading = True
+            self.transport.resume_reading()
+        return message
+
+    def _put_back(self, message: str | bytes | None) -> None:
+        inbox, waiter = self._inbox, self._waiter
+        if message is None:
+            return
+        if waiter is not None and not waiter.done():
+            # Who cancelled has not waited for the end of it, and receives anew.
+            self._waiter = None
+            waiter.set_result(message)
+            return
+        if inbox:
+            self._inbox_bytes += _size_of(inbox[0])
+        inbox.insert(0, message)
+
+    def arrival(self) -> asyncio.Future[str | bytes | None]:
+        """Return what brings the next message, or None if the line is gone; await it at once.
+
+        Only where :meth:`take` has none. Whoever is cancelled meanwhile may have been brought one.
+
+        Raises as :meth:`recv` does where there will be no more.
+        """
+        if self._ending is not None:
+            raise self._closed_error()
+        if self._leaving:
+            self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("Two tasks can't receive from one connection at once; use one for it.")
+        # Asking for the running loop is as dear as making the future, and happens for each message.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        return self._waiter
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a task waits for a message."""
+        return self.transport.pulling or (self._waiter is not None and not self._waiter.done())
+
+    @property
+    def _has_room(self) -> bool:
+        # Not as soon as one has gone, so that the line isn't stopped and started with each message.
+        return len(self._inbox) * 2 <= self._max_inbox and self._inbox_bytes * 2 <= self._max_inbox_bytes
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Yield messages until the connection is closed without error (RFC 6455: 1000 or 1001)."""
+        try:
+            while True:
+                yield await self.recv()
+        except ConnectionClosed as closed:
+            if not isinstance(closed, ConnectionClosedOK):
+                raise
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed."""
+        if self._ending is None:
+            if self._closed is None:
+                self._closed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._closed)
+
+    # What the transport tells
+
+    def received(self, message: str | bytes) -> bool:
+        """Take a message; false if no more may come for now: the inbox is full, or there were too many.
+
+        What came before one too many is still handled; it and what comes after it are dropped.
+        """
+        self.messages_in += 1
+        if self.messages_in > self.allowed:
+            self._sent_too_many()
+            return False
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(message)
+                return True
+        inbox = self._inbox
+        if inbox:
+            self._inbox_bytes += _size_of(message)
+        inbox.append(message)
+        if len(inbox) < self._max_inbox and self._inbox_bytes < self._max_inbox_bytes:
+            return True
+        self._reading = False
+        self.transport.pause_reading()
+        return False
+
+    def _sent_too_many(self) -> None:
+        self.start_close(CloseCode.TOO_MANY_MESSAGES, "too many messages")
+
+    async def raise_if_closed(self) -> None:
+        """Raise :exc:`ConnectionClosed`, once it is closed, if it is closing."""
+        if self.closing:
+            await self.wait_closed()
+            raise self._closed_error()
+
+    def _closed_error(self) -> ConnectionClosed:
+        assert self._ending is not None
+        received, sent = self._ending.received, self._ending.sent
+        return connection_closed(
+            Close(*received) if received else None,
+            Close(*sent) if sent else None,
+            self._ending.received_first,
+        )
+
+
+def _size_of(message: str | bytes) -> int:
+    """Return how many bytes a message may take: of a text with other letters than ASCII, four for each."""
+    return len(message) * 4 if isinstance(message, str) and not message.isascii() else len(message)
