@@ -54,6 +54,17 @@ def test_json_goes_to_a_file_beside_the_table(tmp_path):
     assert figures["recovery_seconds"]["p50"] > 0
 
 
+def test_trouble_of_many_instances_is_shown():
+    result = soak(
+        *["--instances", "2", "--broker", "redis", "--seconds", "2", "--rate", "100", "--rolling"],
+        *["--broker-down", "0.5:kill", "--broker-cut-every", "0.5", "--partition", "0.5", *QUIET],
+    )
+    assert result.exit_code == 0, result.output
+    for row in ("put off", "server restarted", "broker away", "connections cut", "server parted from broker"):
+        assert row in result.stdout
+    assert "of them without the broker" in result.stdout
+
+
 def test_a_breach_is_told_with_its_place_and_exit_status_1(monkeypatch):
     let_them_be_found(monkeypatch)
     result = soak("--app", "soak.liars:losing", "--messages", "100", "--patience", "1", *QUIET)
@@ -84,6 +95,12 @@ def test_a_storm_may_be_raised_one_way_only():
         (["--broker", "nowhere://"], "no broker for nowhere://"),
         (["--clients", "100000000"], "ulimit"),
         (["--storm", "--clients", "100000000"], "ulimit"),
+        (["--storm", "--instances", "3"], "one server"),
+        (["--instances", "3"], "can't share memory://"),
+        (["--broker-down", "5"], "redis, rabbitmq, nats"),
+        (["--broker", "redis", "--broker-down", "5:explode"], "stop, kill or pause"),
+        (["--partition", "5"], "own memory or a file"),
+        (["--broker", "redis+cluster://a:1", "--partition", "5"], "one server"),
     ],
 )
 def test_what_can_not_be_run_is_told_in_words(arguments, told):

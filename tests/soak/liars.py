@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubbub import Connection, Denied, Hubbub, Position, Room
+from hubbub import Connection, Denied, Hubbub, Position, Room, Unavailable
 from hubbub.soak.note import Note
 
 EVERY = 20
@@ -72,6 +72,15 @@ async def die(connection: Connection, room: Room, message: Note) -> Position:
     return await room.send(message)
 
 
+async def flee(connection: Connection, room: Room, message: Note) -> Position:
+    """Let the client go when the broker is away."""
+    try:
+        return await room.send(message)
+    except Unavailable:
+        await connection.close(1012)
+        raise
+
+
 def closing_down() -> Hubbub:
     """Let clients in the first time that this is started, and never again."""
     hub = application(include)
@@ -88,4 +97,4 @@ def closing_down() -> Hubbub:
 
 losing, doubling, reordering = application(lose), application(double), application(reorder)
 straying, including, hanging = application(stray), application(include), application(hang)
-dying, closed = application(die), closing_down()
+dying, nervous, closed = application(die), application(flee), closing_down()

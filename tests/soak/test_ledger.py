@@ -32,9 +32,9 @@ class Soak:
             for offset, number in messages:
                 view.received(offset, number)
 
-    def judge(self, *history: tuple[int, int], end: Position | None = None) -> Verdict:
+    def judge(self, *history: tuple[int, int], end: Position | None = None, durable: bool = False) -> Verdict:
         past = Past(end or Position("one", max((offset for offset, _ in history), default=0)), history)
-        return judge(self.ledger, {"r": past})
+        return judge(self.ledger, {"r": past}, durable=durable)
 
 
 def found(verdict: Verdict) -> dict[Breach, int]:
@@ -340,3 +340,35 @@ def test_views_are_of_one_room_each():
     views[1].received(1, number)
     pasts = {"here": Past(START, []), "there": Past(Position("one", 1), [(1, number)])}
     assert found(judge(ledger, pasts)) == {}
+
+
+@pytest.mark.parametrize("epoch", ["one", "two"])
+def test_a_gap_in_what_a_durable_broker_keeps_is_forgotten(epoch):
+    soak, messages = three()
+    soak.shown(*messages, to=0)
+    soak.shown(messages[0], to=1)
+    soak.views[1].gap(Position(epoch, 3))
+    if epoch == "two":
+        soak.views[0].gap(Position("two", 3))
+    verdict = soak.judge(*messages, end=Position(epoch, 3), durable=True)
+    assert verdict.breaches.counts[Breach.FORGOTTEN] == verdict.gaps == (1 if epoch == "one" else 2)
+    assert any("was told of a gap" in told for told in verdict.breaches.told)
+
+
+@pytest.mark.parametrize("why", ["put_off", "unordered"])
+def test_what_was_put_off_may_come_after_what_its_publisher_sent_later(why):
+    soak = Soak()
+    first, second, third = (soak.publish() for _ in range(3))
+    getattr(soak.ledger, why).add(first)
+    messages = [(1, second), (2, first), (3, third)]
+    soak.shown(*messages)
+    assert found(soak.judge(*messages)) == {}
+
+
+def test_what_was_put_off_is_there_once_all_the_same():
+    soak = Soak()
+    first = soak.publish()
+    soak.ledger.put_off.add(first)
+    messages = [(1, first), (2, first)]
+    soak.shown(*messages)
+    assert found(soak.judge(*messages)) == {Breach.DOUBLED: 1}

@@ -92,3 +92,14 @@ async def test_a_line_that_is_lost_again_does_not_begin_it_anew(recoveries, cloc
 async def test_who_was_not_away_has_nothing_to_recover_from(recoveries, room):
     recoveries.back(0, room[:1])
     assert (recoveries.away, recoveries.returned) == (0, 0)
+
+
+async def test_a_client_is_without_a_line_until_it_has_the_next_one(recoveries, clock, room):
+    recoveries.line_lost(1)
+    clock.now += 1
+    recoveries.back(1, room[1:])
+    clock.now += 5
+    recoveries.line_lost(1)
+    clock.now += 2
+    recoveries.back(1, room[1:])
+    assert (len(recoveries.gone), recoveries.gone.longest) == (2, pytest.approx(2))

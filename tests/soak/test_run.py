@@ -143,7 +143,12 @@ async def test_a_seed_brings_the_same_faults():
 
 
 async def test_a_server_that_does_not_start_is_told_with_its_log():
-    with pytest.raises(NotStarted, match="no broker for nowhere://"):
+    with pytest.raises(NotStarted, match="no module 'nowhere'"):
+        await run(Order(app="nowhere:hub", **SMALL))
+
+
+async def test_a_broker_that_can_not_be_is_told():
+    with pytest.raises(ConfigurationError, match="no broker for nowhere://"):
         await run(Order(broker="nowhere://", **SMALL))
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 
 from ..errors import HubbubError
 from ..soak.note import APPLICATION
-from ..soak.order import FAULTS, Order
+from ..soak.order import FAULTS, Order, Outage
 from ..soak.progress import Progress
 from ..soak.report import Report
 from ..soak.run import run
@@ -110,8 +110,22 @@ def soak(
         ),
     ] = APPLICATION,
     broker: Annotated[
-        str, typer.Option(metavar="URL", help="The server's broker.", rich_help_panel=SERVER)
+        str,
+        typer.Option(
+            metavar="URL|redis|rabbitmq|nats",
+            help="The server's broker; a name starts a private one, which is gone afterwards.",
+            rich_help_panel=SERVER,
+        ),
     ] = Order.broker,
+    instances: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Servers that share the broker, behind HAProxy.",
+            rich_help_panel=SERVER,
+        ),
+    ] = Order.instances,
     native: Annotated[
         bool,
         typer.Option(
@@ -159,6 +173,51 @@ def soak(
             rich_help_panel=FAULTY,
         ),
     ] = Order.kills,
+    kill_every: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Kill a server so often, each in turn, and start it again; 0 for never.",
+            rich_help_panel=FAULTY,
+        ),
+    ] = Order.kill_every,
+    rolling: Annotated[
+        bool,
+        typer.Option(
+            "--rolling",
+            help="Restart all servers in mid-stream in an orderly way, one after the other.",
+            rich_help_panel=FAULTY,
+        ),
+    ] = Order.rolling,
+    broker_down: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SECONDS[:stop|kill|pause]",
+            help="Take a private broker away in mid-stream for so long. May be repeated.",
+            show_default=False,
+            rich_help_panel=FAULTY,
+        ),
+    ] = None,
+    broker_cut_every: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Cut all connections between servers and broker so often; 0 for never.",
+            rich_help_panel=FAULTY,
+        ),
+    ] = Order.broker_cut_every,
+    partition: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="Part one server from the broker in mid-stream for so long. May be repeated.",
+            show_default=False,
+            rich_help_panel=FAULTY,
+        ),
+    ] = None,
     lose_acknowledgements: Annotated[
         int,
         typer.Option(
@@ -200,9 +259,10 @@ def soak(
 ) -> None:
     """Soak hubbub: clients publish and receive through faults, and a ledger is kept of it.
 
-    It starts a server, clients that reconnect, and a proxy between them that
-    cuts, stalls and tears connections. At the end it tells what was lost,
-    doubled or out of order. Ctrl-C ends it early, with a judgement of what was.
+    It starts a server, or several that share a broker, clients that reconnect,
+    and a proxy between them that cuts, stalls and tears connections. At the end
+    it tells what was lost, doubled or out of order. Ctrl-C ends it early, with a
+    judgement of what was.
 
     With --storm very many clients lose their server at once and come back.
 
@@ -217,6 +277,8 @@ def soak(
     bar = _Bar(diagnostics)
     try:
         if in_storm:
+            if instances > 1:
+                raise ValueError("A storm is of one server; --instances is for soaks.")
             storm_order = StormOrder(
                 clients=clients or IN_A_STORM,
                 rooms=rooms,
@@ -249,7 +311,13 @@ def soak(
                 fault_every=fault_every,
                 faults=tuple(faults or FAULTS),
                 seed=secrets.randbelow(1_000_000) if seed is None else seed,
+                instances=instances,
                 kills=kills,
+                kill_every=kill_every,
+                rolling=rolling,
+                broker_down=tuple(map(Outage.parse, broker_down or ())),
+                broker_cut_every=broker_cut_every,
+                partition=tuple(partition or ()),
                 lose_acknowledgements=lose_acknowledgements,
                 patience=patience,
             )

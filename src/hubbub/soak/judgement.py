@@ -33,10 +33,11 @@ class Verdict:
     """How many of the messages that ended as unacknowledged stand in their room all the same."""
 
 
-def judge(ledger: Ledger, pasts: Mapping[str, Past]) -> Verdict:
+def judge(ledger: Ledger, pasts: Mapping[str, Past], *, durable: bool = False) -> Verdict:
     """Judge a soak that has become quiet; `pasts` has the history of each room.
 
-    What it finds is added to the ledger's breaches.
+    `durable` is whether all of it should have been kept, so that nobody had to be told of a gap. What it
+    finds is added to the ledger's breaches.
     """
     verdict = Verdict(ledger.breaches)
     placed = bytearray(len(ledger))
@@ -48,7 +49,11 @@ def judge(ledger: Ledger, pasts: Mapping[str, Past]) -> Verdict:
     forgotten = ledger.forgotten(placed)
     for record in ledger.rooms.values():
         for view in record.views:
+            gaps = verdict.gaps
             _look(view, forgotten[record, view.client] if ledger.excluding else 0, verdict)
+            if durable and verdict.gaps > gaps:
+                told = f"{record.name}: client {view.client} was told of a gap in what should have been kept."
+                verdict.breaches.add(Breach.FORGOTTEN, told, verdict.gaps - gaps)
     verdict.uncertain = sum(
         fate == Fate.UNACKNOWLEDGED and there for fate, there in zip(ledger.fates, placed, strict=True)
     )
@@ -75,7 +80,7 @@ def _compare(record: RoomRecord, past: Past, breaches: Breaches) -> None:
 
 
 def _order(ledger: Ledger, record: RoomRecord, placed: bytearray, breaches: Breaches) -> None:
-    """Each message once, and each publisher's in the order it sent them in."""
+    """Each message once, and each publisher's in the order it sent them in, but for what was put off."""
     newest: dict[int, int] = {}
     for log in record.logs.values():
         for offset, number in enumerate(log.numbers):
@@ -89,6 +94,8 @@ def _order(ledger: Ledger, record: RoomRecord, placed: bytearray, breaches: Brea
                 breaches.add(Breach.DOUBLED, f"{where} stands there for the second time.")
                 continue
             placed[number] = True
+            if number in ledger.put_off or number in ledger.unordered:
+                continue
             publisher = ledger.publishers[number]
             if (before := newest.get(publisher, UNKNOWN)) > number:
                 breaches.add(

@@ -42,7 +42,11 @@ class Breach(StrEnum):
     RETURNED = "returned"
     """A publisher was shown a message that it was excluded from."""
     HUNG = "hung"
-    """A client did not come back, or a request was never answered."""
+    """A client did not come back, a request was never answered, or a server ended by itself."""
+    FORGOTTEN = "forgotten"
+    """A member was told of a gap, although the broker should have kept what was in it."""
+    DROPPED = "dropped"
+    """A client lost its line although nothing but the broker was troubled."""
 
 
 class Breaches:
@@ -228,16 +232,24 @@ class RoomRecord:
 
 
 class Ledger:
-    """All of it. `excluding` is whether publishers are not shown their own messages."""
+    """All of it. `excluding` is whether publishers are not shown their own messages.
 
-    def __init__(self, *, excluding: bool = False) -> None:
+    `fails` is whether the server may say to send messages again, since its broker goes away.
+    """
+
+    def __init__(self, *, excluding: bool = False, fails: bool = False) -> None:
         self.excluding = excluding
+        self.fails = fails
         self.breaches = Breaches()
         self.rooms: dict[str, RoomRecord] = {}
         self.publishers = array("l")
         """The client that published each message, by number."""
         self.fates = bytearray()
         """What became of each message, by number: a :class:`Fate`."""
+        self.put_off: set[int] = set()
+        """Messages that the server said to send again, so that they need not come in their order."""
+        self.unordered: set[int] = set()
+        """Messages of which that may have been said on a line that was lost."""
         self._rooms: list[RoomRecord] = []
         self._places = array("l")
         """The room of each message, by number."""

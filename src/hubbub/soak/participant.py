@@ -1,9 +1,10 @@
 """One client of a soak: it is in some rooms, receives all of them, and publishes there."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from ..client import Backoff, Client, Gap, Received, Refused, Room, State, connect
+from ..client.speaking import enveloped
 from ..errors import ReconnectFailed, RequestFailed, Unacknowledged
 from ..protocol.envelope import Position
 from .judgement import Past
@@ -30,6 +31,7 @@ class Participant:
         self._recoveries = recoveries
         self._views: dict[str, View] = {}
         self._rooms: list[tuple[RoomRecord, Room]] = []
+        self._under_way: set[int] = set()
 
     async def join(self, names: Sequence[str]) -> None:
         """Join rooms, before anything is published there."""
@@ -69,6 +71,8 @@ class Participant:
             elif opened and change.state is State.WAITING:
                 opened = False
                 self._recoveries.line_lost(self.number)
+                if self._ledger.fails:
+                    self._ledger.unordered |= self._under_way
 
     def begin(self, room_number: int) -> tuple[int, Coroutine[object, object, bool]]:
         """Draw up a message to one of its rooms: return the message's number, and what publishes it.
@@ -80,8 +84,12 @@ class Participant:
         return number, self._publish(number, room)
 
     async def _publish(self, number: int, room: Room) -> bool:
+        ledger = self._ledger
+        self._under_way.add(number)
         try:
-            position = await room.request(Note(number, self._ledger.excluding), Position)
+            position = await _request(
+                room, Note(number, ledger.excluding), put_off=lambda: ledger.put_off.add(number)
+            )
         except Unacknowledged:
             self._ledger.failed(number, Fate.UNACKNOWLEDGED)
         except RequestFailed:
@@ -91,6 +99,8 @@ class Participant:
             return False  # it has stopped; `receive` notes why
         else:
             self._ledger.acknowledged(number, position)
+        finally:
+            self._under_way.discard(number)
         return True
 
     @property
@@ -127,6 +137,23 @@ class Witness:
             await event.wait()
         finally:
             del self._awaited[number]
+
+
+async def _request(room: Room, note: Note, *, put_off: Callable[[], None]) -> Position:
+    """Send a note and return its position, as :meth:`hubbub.client.Room.request` does.
+
+    The client sends it again where the server says that it may. `put_off` is called afterwards if it did.
+    """
+    session = room._session
+    tongue = session.spoken()
+    request = session.request(enveloped(note, room.name), lambda answer: tongue.reply(answer, Position))
+    try:
+        position = await session.ask(request)
+    finally:
+        if request.failure is not None:
+            put_off()
+    assert isinstance(position, Position)
+    return position
 
 
 def connected(url: str) -> Client:

@@ -17,12 +17,15 @@ class Recoveries:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.times = Latencies()
+        self.gone = Latencies()
+        """How long clients were without a line, each time."""
         self.lost = 0
         """How many lines were lost."""
         self.returned = 0
         """How often a client was on the line again."""
         self._now = now
         self._since: dict[int, float] = {}
+        self._gone_since: dict[int, float] = {}
         self._behind: dict[int, list[tuple[View, Log, int]]] = {}
         self._changed = asyncio.Event()
 
@@ -35,10 +38,13 @@ class Recoveries:
         """Note that a client has found its line lost."""
         self.lost += 1
         self._behind.pop(client, None)
-        self._since.setdefault(client, self._now())
+        now = self._gone_since[client] = self._now()
+        self._since.setdefault(client, now)
 
     def back(self, client: int, views: Sequence[View]) -> None:
         """Note that a client is on the line again."""
+        if client in self._gone_since:
+            self.gone.add(self._now() - self._gone_since.pop(client))
         if client in self._since:
             self.returned += 1
             self._behind[client] = [(view, view.record.newest, view.record.newest.end) for view in views]

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from ..errors import ClientError
+from ..client import Client
+from ..errors import ClientError, RequestFailed
 from ..testing.faults import Clear, Direction, FaultProxy, HalfOpen, RandomFaults, Reset
-from ..testing.processes import Process
 from .background import background, first_of_many
 from .crowd import LOOKS_EVERY, crowd, in_time
+from .deployment import Deployment, deployed
 from .judgement import Past, Verdict, judge
 from .ledger import Breach, Fate, Ledger
 from .order import Order
@@ -20,10 +21,9 @@ from .participant import Participant, Witness, connected, past_of
 from .progress import Progress, Watcher, unwatched
 from .recovery import Recoveries
 from .report import Report
-from .server import allow_files, memory, served
+from .server import allow_files
+from .troubles import Troubles
 
-HEARTBEAT = 2.0
-"""Seconds: with a shorter one, a busy machine takes lines for dead that are not."""
 ONE = 1e-9
 """The share of connections that a fault hits: the least there is, which is one of them."""
 MOST_LOG = 4000
@@ -42,36 +42,33 @@ async def run(order: Order, watch: Watcher = unwatched, stop: asyncio.Event | No
     allow_files(3 * (order.clients + victims))
     with first_of_many():
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
-                served(
-                    order.app,
-                    broker=order.broker,
-                    native=order.native,
-                    history=order.history,
-                    heartbeat=HEARTBEAT,
-                    connections=order.clients + victims + 2,
-                )
-            )
+            deployment = await stack.enter_async_context(deployed(order, order.clients + victims + 2))
             proxies = [
-                await stack.enter_async_context(FaultProxy("127.0.0.1", server.port))
+                await stack.enter_async_context(FaultProxy("127.0.0.1", deployment.port))
                 for _ in range(victims + 1)
             ]
-            return await _Soak(order, server, proxies, watch, stop or asyncio.Event()).run()
+            return await _Soak(order, deployment, proxies, watch, stop or asyncio.Event()).run()
 
 
 class _Soak:
     def __init__(
-        self, order: Order, server: Process, proxies: list[FaultProxy], watch: Watcher, stop: asyncio.Event
+        self,
+        order: Order,
+        deployment: Deployment,
+        proxies: list[FaultProxy],
+        watch: Watcher,
+        stop: asyncio.Event,
     ) -> None:
         self._order = order
-        self._server = server
+        self._deployment = deployment
         self._proxy, *self._own = proxies
         """Between clients and server, and one for each client whose acknowledgements are lost."""
         self._watch = watch
         self._stop = stop
-        self._ledger = Ledger(excluding=order.exclude)
+        self._ledger = Ledger(excluding=order.exclude, fails=order.troubles_broker)
         self._recoveries = Recoveries(time.monotonic)
         self._report = Report(order.seed)
+        self._troubles = Troubles(order, deployment, self._recoveries, self._report, self._done)
         self._names = [f"soak/{secrets.token_hex(4)}-{number}" for number in range(order.rooms)]
         """New ones: a broker's file may have those of another soak."""
         self._chance = random.Random(f"{order.seed} publishers")  # noqa: S311  # it has to be the same again
@@ -79,21 +76,23 @@ class _Soak:
         """The clients, those whose acknowledgements are lost, and one that sees the messages of these."""
         self._witness = Witness()
         self._to_lose = order.lose_acknowledgements
-        self._began = self._due = 0.0
-        self._over = asyncio.Event()
+        self._began = self._due = self._moved = 0.0
+        self._seen = 0
+        """How many messages there were when it was looked last."""
 
     async def run(self) -> Report:
-        clients = self._order.clients
-        members = [(connected(self._proxy.url()), self._rooms_of(number)) for number in range(clients)]
+        clients, straight = self._order.clients, self._deployment.url()
+        url = self._proxy.url() if self._order.fault_every else straight
+        members = [(connected(url), self._rooms_of(number)) for number in range(clients)]
         if self._own:
             own = [(connected(proxy.url()), self._rooms_of(number)) for number, proxy in enumerate(self._own)]
             seen = sorted({name for _, names in own for name in names})
-            members += [*own, (connected(self._server.url()), seen)]
+            members += [*own, (connected(straight), seen)]
         async with crowd(members, self._ledger, self._recoveries, self._show) as self._participants:
             await self._publish_all()
             await self._settle()
             # Nobody is let go in an orderly way: there is nothing more to find, and it would take its time.
-            await self._server.kill()
+            await self._deployment.kill()
             for proxy in (self._proxy, *self._own):
                 proxy.apply(Reset(), "all")
         return self._report
@@ -107,11 +106,11 @@ class _Soak:
 
     async def _publish_all(self) -> None:
         order, report = self._order, self._report
-        report.memory.begin = memory(self._server)
-        self._began = self._due = time.monotonic()
+        report.memory.begin = self._deployment.memory()
+        self._began = self._due = self._moved = time.monotonic()
         victims = zip(self._participants[order.clients : -1], self._own, strict=True) if self._own else ()
         async with (
-            background(self._faults(), self._kills(), self._watch_memory()),
+            background(self._faults(), self._troubles.run(), self._watch_memory()),
             asyncio.TaskGroup() as group,
         ):
             if self._own:
@@ -123,6 +122,10 @@ class _Soak:
             ]
             tasks += [group.create_task(self._lose(victim, proxy)) for victim, proxy in victims]
             while (self._goes_on() or self._loses()) and not all(task.done() for task in tasks):
+                if self._stands_still():
+                    told = f"For {self._order.patience:g} seconds no message could be published."
+                    self._ledger.breaches.add(Breach.HUNG, told)
+                    break
                 self._show("publishing", self._done())
                 await asyncio.sleep(LOOKS_EVERY)
             report.seconds = time.monotonic() - self._began
@@ -130,13 +133,20 @@ class _Soak:
             await self._in_time("waiting for acknowledgements", lambda: all(task.done() for task in tasks))
             for task in tasks:
                 task.cancel()
+        await self._troubles.end()
 
     def _goes_on(self) -> bool:
         if self._stop.is_set():
             return False
-        if self._order.messages is not None:
-            return len(self._ledger) < self._order.messages
-        return time.monotonic() - self._began < self._order.seconds
+        # What was ordered for mid-stream is to happen in mid-stream, even if that takes longer.
+        return self._done() < 1 or not self._troubles.happened
+
+    def _stands_still(self) -> bool:
+        """Tell whether nothing has been published for so long that nothing will be."""
+        now, published = time.monotonic(), len(self._ledger)
+        if published != self._seen or self._troubles.something_is_away:
+            self._seen, self._moved = published, now
+        return now - self._moved > self._order.patience
 
     def _loses(self) -> bool:
         return self._to_lose > 0 and not self._stop.is_set()
@@ -161,19 +171,10 @@ class _Soak:
         if order.fault_every:
             await self._proxy.run(RandomFaults(order.seed, order.fault_every, order.faults, share=ONE))
 
-    async def _kills(self) -> None:
-        """Kill the server at even distances, and start it again where it was."""
-        for kill in range(1, self._order.kills + 1):
-            while self._done() < kill / (self._order.kills + 1):  # noqa: ASYNC110  # time is no event
-                await asyncio.sleep(LOOKS_EVERY)
-            await self._server.kill()
-            self._report.kills += 1
-            await self._server.start()
-
     async def _watch_memory(self) -> None:
         found = self._report.memory
         while True:
-            found.peak = max(found.peak, memory(self._server, "VmHWM"))
+            found.peak = max(found.peak, self._deployment.memory("VmHWM"))
             await asyncio.sleep(LOOKS_EVERY)
 
     async def _lose(self, victim: Participant, proxy: FaultProxy) -> None:
@@ -209,21 +210,32 @@ class _Soak:
                 client = self._ledger.publishers[number]
                 breaches.add(Breach.HUNG, f"Message {number} of client {client} was never answered.")
         self._proxy.apply(Clear(), "all")
+        for number, server in enumerate(self._deployment.instances, 1):
+            if not server.running:
+                breaches.add(Breach.HUNG, f"Instance {number} has ended by itself.")
         pasts = await self._pasts()
         await self._in_time("waiting for clients", self._caught_up)
         for participant in self._participants:
             if not participant.open:
                 breaches.add(Breach.HUNG, f"Client {participant.number} has not come back.")
-        self._conclude(judge(self._ledger, pasts))
+        lost = self._recoveries.lost
+        if lost and self._order.troubles_broker and not self._order.troubles_lines:
+            breaches.add(Breach.DROPPED, f"{lost} lines were lost, with no trouble but the broker's.", lost)
+        self._conclude(judge(self._ledger, pasts, durable=self._keeps_all()))
+
+    def _keeps_all(self) -> bool:
+        """Tell whether the broker should have all that was published: history reaches back that far."""
+        reaches = all(record.newest.end <= self._order.history for record in self._ledger.rooms.values())
+        return self._deployment.durable and reaches
 
     async def _pasts(self) -> dict[str, Past]:
         """Ask the server, past all faults, what it keeps of each room."""
         pasts: dict[str, Past] = {}
         try:
-            async with asyncio.timeout(self._order.patience), connected(self._server.url()) as client:
+            async with asyncio.timeout(self._order.patience), connected(self._deployment.url()) as client:
                 for done, name in enumerate(self._names):
                     self._show("reading history", done / len(self._names))
-                    past = pasts[name] = await past_of(client, name)
+                    past = pasts[name] = await self._past(client, name)
                     log = self._ledger.room(name).log(past.position.epoch)
                     for offset, number in past.messages:
                         log.agrees(offset, number)  # what nobody was shown has to be waited for, too
@@ -231,6 +243,15 @@ class _Soak:
             told = f"The server did not tell what it keeps: {str(problem) or 'it did not answer in time'}"
             self._ledger.breaches.add(Breach.HUNG, told)
         return pasts
+
+    async def _past(self, client: Client, name: str) -> Past:
+        while True:
+            try:
+                return await past_of(client, name)
+            except RequestFailed as problem:
+                if not problem.retry:
+                    raise
+            await asyncio.sleep(LOOKS_EVERY)  # its broker has only just come back
 
     def _caught_up(self) -> bool:
         return not self._recoveries.away and all(
@@ -243,6 +264,9 @@ class _Soak:
         report.acknowledged = fates.count(Fate.ACKNOWLEDGED)
         report.unacknowledged = fates.count(Fate.UNACKNOWLEDGED)
         report.refused = fates.count(Fate.REFUSED)
+        put_off = self._ledger.put_off
+        report.put_off = len(put_off)
+        report.landed = sum(fates[number] == Fate.ACKNOWLEDGED for number in put_off)
         report.uncertain, report.receipts = verdict.uncertain, verdict.receipts
         report.gaps, report.in_gaps = verdict.gaps, verdict.told
         report.breaches, report.told = verdict.breaches.counts, verdict.breaches.told
@@ -251,9 +275,12 @@ class _Soak:
         report.lines_lost, report.recoveries = self._recoveries.lost, len(times)
         report.recovery_p50, report.recovery_p99 = times.percentile(50), times.percentile(99)
         report.recovery_max = times.longest
-        report.memory.end = memory(self._server)
-        report.memory.peak = max(report.memory.peak, memory(self._server, "VmHWM"))
-        report.log = "" if report.sound else self._server.log[-MOST_LOG:]
+        gone = self._recoveries.gone
+        report.gone_p50, report.gone_p99 = gone.percentile(50), gone.percentile(99)
+        report.gone_max = gone.longest
+        report.memory.end = self._deployment.memory()
+        report.memory.peak = max(report.memory.peak, self._deployment.memory("VmHWM"))
+        report.log = "" if report.sound else self._deployment.log(MOST_LOG)
         report.interrupted = self._stop.is_set()
 
     # All the time

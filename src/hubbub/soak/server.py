@@ -11,6 +11,10 @@ from .note import HISTORY
 
 SPARE_FILES = 128
 """File descriptors beside those of connections."""
+STARTS_WITHIN = 120.0
+"""Seconds: a server that is started while its broker is away is ready only when that is back."""
+STOPS_WITHIN = 30.0
+"""Seconds: more than servers take to let their clients go."""
 
 
 def served(
@@ -26,6 +30,8 @@ def served(
     return Process.serving(
         app,
         environment={HISTORY: str(history)},
+        starts_within=STARTS_WITHIN,
+        stops_within=STOPS_WITHIN,
         broker=broker,
         native=native,
         ping_interval=heartbeat,
