@@ -10,12 +10,13 @@ from hubbub.errors import ConfigurationError
 APPLICATION = """
 from typing import Annotated
 from hubbub import Hubbub, Message, Meta, Room
+from hubbub.brokers.memory import MemoryBroker
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 hub = Hubbub(path="/live")
-chat = hub.room("chat/{name}", history=200, history_age=7200, presence=True)
+chat = hub.room("chat/{name}", history=200, history_age=7200, presence=True, bans=True)
 plain = hub.room("plain", slow="conflate")
 short = hub.room("short", history=3, history_age=30)
 
@@ -38,6 +39,7 @@ async def echo(websocket, who: str) -> None: ...
 host = Starlette(routes=[Mount("/deep", hub)])
 bare = Starlette()
 quiet = Hubbub()
+given = Hubbub(broker=MemoryBroker())
 """
 
 
@@ -93,6 +95,39 @@ def test_json_has_the_whole_schemas():
     assert "$defs" in say["schema"]
     assert described["messages"][0]["type"] == "move"
     assert described["endpoints"][0]["path"] == "/echo/{who}"
+
+
+def test_the_broker_is_shown_with_what_it_guarantees_and_without_its_password(monkeypatch):
+    monkeypatch.setenv("HUBBUB_BROKER", "redis://:hunter2@127.0.0.1:1/0")  # nothing listens there
+    shown = run("shown:hub")
+    row = next(line for line in shown.splitlines() if "redis://" in line)
+    assert row.count("yes") == 2
+    described = json.loads(run("shown:hub", "--json"))
+    assert described["broker"] == {"name": "redis://", "shared": True, "durable": True}
+    assert "hunter2" not in shown + json.dumps(described)
+
+
+def test_a_broker_object_is_shown_by_its_class():
+    assert json.loads(run("shown:given", "--json"))["broker"] == {
+        "name": "MemoryBroker",
+        "shared": False,
+        "durable": False,
+    }
+
+
+def test_health_checks_are_shown():
+    assert json.loads(run("shown:hub", "--json"))["http"] == ["/healthz", "/readyz"]
+
+
+def test_publishing_over_http_is_shown_where_there_are_api_keys(monkeypatch):
+    monkeypatch.setenv("HUBBUB_API_KEYS", "k" * 32)
+    assert "/api/publish/batch" in run("shown:hub")
+
+
+def test_what_rooms_offer_is_shown():
+    rooms = {rooms["pattern"]: rooms for rooms in json.loads(run("shown:hub", "--json"))["rooms"]}
+    assert rooms["chat/{name}"]["bans"] is True
+    assert rooms["plain"]["bans"] is False
 
 
 def test_a_hub_with_nothing_declared_is_shown_too():

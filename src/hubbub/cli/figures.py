@@ -18,22 +18,29 @@ SATURATED = 0.9
 
 def tables(report: Report) -> list[RenderableType]:
     """Return what a soak's figures look like, with a sentence about what they come to."""
-    recovery = (
-        f"{_seconds(report.recovery_p50)}   {_seconds(report.recovery_p99)}   {_seconds(report.recovery_max)}"
-    )
+    recovery = _three(report.recovery_p50, report.recovery_p99, report.recovery_max)
+    gone = _three(report.gone_p50, report.gone_p99, report.gone_max)
+    troubled = report.broker_away or report.broker_cuts or report.partitions
     memory = report.memory
     rows = {
         "published": f"{report.published:,} in {report.seconds:,.1f} s",
         "acknowledged": f"{report.acknowledged:,}",
         "unacknowledged": f"{report.unacknowledged:,}, {report.uncertain:,} of them published",
         "refused": f"{report.refused:,}",
+        "put off": f"{report.put_off:,}, {report.landed:,} of them acknowledged afterwards",
         "received": f"{report.receipts:,}",
         **{str(breach): f"{report.breaches[breach]:,}" for breach in Breach},
         "gaps told": f"{report.gaps:,}, over {report.in_gaps:,} messages",
         "faults": f"{report.faults.total():,}",
         "server killed": f"{report.kills:,}",
+        "server restarted": f"{report.restarts:,}" if report.restarts else "",
+        "broker away": "   ".join(map(_seconds, report.broker_away)),
+        "broker's connections cut": f"{report.broker_cuts:,}" if report.broker_cuts else "",
+        "server parted from broker": f"{report.partitions:,}" if report.partitions else "",
         "acknowledgements lost": f"{report.lost_acknowledgements:,}",
-        "lines lost": f"{report.lines_lost:,}",
+        "lines lost": f"{report.lines_lost:,}"
+        + (f", {report.lines_lost_with_broker:,} of them without the broker" if troubled else ""),
+        "without a line p50, p99, max": gone if report.gone_max else "",
         "recovery p50, p99, max": recovery if report.recoveries else "",
         "server memory": f"{_megabytes(memory.begin)} at first, {_megabytes(memory.peak)} at most, "
         f"{_megabytes(memory.end)} at the end"
@@ -87,6 +94,10 @@ def _table(rows: Mapping[str, Sequence[str]], headings: Sequence[str] = ()) -> T
     for name, row in rows.items():
         table.add_row(name, *row)
     return table
+
+
+def _three(p50: float, p99: float, most: float) -> str:
+    return f"{_seconds(p50)}   {_seconds(p99)}   {_seconds(most)}"
 
 
 def _seconds(seconds: float) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .. import server
 from ..app import Hubbub
+from ..brokers import open_broker
 from ..engine.router import Router
 from ..errors import ConfigurationError
 
@@ -19,7 +20,10 @@ def routes(
     target: Annotated[str, typer.Argument(help="What to look at, as module:object.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole schemas.")] = False,
 ) -> None:
-    """Show what an application serves: endpoints, rooms, messages with their schemas."""
+    """Show what an application serves, and on what: paths, rooms, messages with their schemas, the broker.
+
+    The broker is asked nothing.
+    """
     hub = server.find_hub(server.load(target))
     if hub is None:
         raise ConfigurationError(f"{target} has no Hubbub in it, neither itself nor mounted.")
@@ -34,7 +38,9 @@ def routes(
 def describe(hub: Hubbub) -> dict[str, object]:
     """Return what a hub serves, JSON-like."""
     return {
+        "broker": _broker(hub),
         "path": hub.path,
+        "http": hub.http_paths,
         "endpoints": [
             {"path": endpoint.pattern.text, "handler": endpoint.handler.place} for endpoint in hub.endpoints
         ],
@@ -44,6 +50,7 @@ def describe(hub: Hubbub) -> dict[str, object]:
                 "history": rooms.retention.count,
                 "history_age": rooms.retention.age,
                 "presence": rooms.presence,
+                "bans": rooms.bans,
                 "slow": rooms.slow,
                 "declared": rooms.place,
                 "messages": _messages(rooms.router),
@@ -54,6 +61,13 @@ def describe(hub: Hubbub) -> dict[str, object]:
     }
 
 
+def _broker(hub: Hubbub) -> dict[str, object]:
+    broker = hub.broker or open_broker(hub.settings)
+    # No more of the URL: what follows may be a password.
+    name = type(broker).__name__ if hub.broker else f"{hub.settings.broker.partition(':')[0]}://"
+    return {"name": name, "shared": broker.guarantees.shared, "durable": broker.guarantees.durable}
+
+
 def _messages(router: Router) -> list[dict[str, object]]:
     return [
         {"type": name, "handler": handler.callback.place, "schema": handler.schema.describe()}
@@ -62,18 +76,24 @@ def _messages(router: Router) -> list[dict[str, object]]:
 
 
 def _tables(hub: Hubbub) -> Iterator[Table]:
+    broker = _broker(hub)
+    table = _table("Broker", "broker", "shared by processes", "history outlives them")
+    table.add_row(escape(str(broker["name"])), _yes(broker["shared"]), _yes(broker["durable"]))
+    yield table
     paths = _table("Paths", "path", "what", "handler")
     paths.add_row(escape(hub.path), "rooms and messages", "")
     for endpoint in hub.endpoints:
         paths.add_row(escape(endpoint.pattern.text), "bare WebSocket", escape(endpoint.handler.place))
+    for path in hub.http_paths:
+        paths.add_row(escape(path), "HTTP", "")
     yield paths
     if hub.rooms:
-        table = _table("Rooms", "name", "history", "presence", "slow readers", "declared")
+        table = _table("Rooms", "name", "history", "presence", "bans", "slow readers", "declared")
         for rooms in hub.rooms:
             kept = rooms.retention
             history = f"{kept.count} for {_span(kept.age)}" if kept.count else "no"
-            presence = "yes" if rooms.presence else "no"
-            table.add_row(escape(rooms.pattern.text), history, presence, rooms.slow, escape(rooms.place))
+            options = history, _yes(rooms.presence), _yes(rooms.bans), rooms.slow
+            table.add_row(escape(rooms.pattern.text), *options, escape(rooms.place))
         yield table
     routers = [(rooms.pattern.text, rooms.router) for rooms in hub.rooms] + [("", hub.router)]
     if any(router.handlers for _, router in routers):
@@ -90,6 +110,10 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _yes(whether: object) -> str:
+    return "yes" if whether else "no"
 
 
 def _span(seconds: float) -> str:
