@@ -16,8 +16,10 @@ from benchmarks.rounds import Results, measure
 from benchmarks.servers import raise_file_limit
 from benchmarks.works import Reading, Work
 from benchmarks.works.accepts import Accepts
+from benchmarks.works.across import Across, AcrossLatency
 from benchmarks.works.echo import Echo
 from benchmarks.works.fanout import FanOut
+from benchmarks.works.held import Held
 from benchmarks.works.latency import Latency
 from benchmarks.works.memory import Memory
 from benchmarks.works.rooms import Rooms
@@ -32,6 +34,7 @@ class Sizes:
     subscribers: int
     idle: int
     rooms: int
+    held: int
 
 
 WORKS: dict[str, Callable[[Sizes], Work]] = {
@@ -46,6 +49,11 @@ WORKS: dict[str, Callable[[Sizes], Work]] = {
     "accepts": lambda _: Accepts(at_once=32),
     "latency": lambda _: Latency(),
     "stalled": lambda _: Stalled(),
+    "across-1": lambda sizes: Across(sizes.subscribers, in_flight=1),
+    "across-8": lambda sizes: Across(sizes.subscribers, in_flight=8),
+    "across-latency": lambda _: AcrossLatency(),
+    "held": lambda sizes: Held(sizes.held, shared=False),
+    "held-redis": lambda sizes: Held(sizes.held, shared=True),
 }
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -66,6 +74,9 @@ def main(
     subscribers: Annotated[int, typer.Option(min=1, help="Clients that broadcasts go to.")] = 1000,
     idle: Annotated[int, typer.Option(min=2, help="Clients that are held idle for their memory.")] = 5000,
     rooms: Annotated[int, typer.Option(min=1, help="Rooms, of 10 clients each.")] = 1000,
+    held: Annotated[
+        int, typer.Option(min=100, help="Rooms of one client each; a client joins 100.")
+    ] = 20_000,
     name: Annotated[str, typer.Option(help="Name of the file of figures, after the date.")] = "bench",
     results: Annotated[Path, typer.Option(help="Folder for it.")] = Path(__file__).parent / "results",
 ) -> None:
@@ -89,8 +100,16 @@ def main(
             soft_wrap=True,
         )
 
-    sizes = Sizes(connections, subscribers, idle, rooms)
-    works = [WORKS[key](sizes) for key in dict.fromkeys(work or WORKS)]
+    sizes = Sizes(connections, subscribers, idle, rooms, held)
+    works: list[Work] = []
+    for key in dict.fromkeys(work or WORKS):
+        asked = WORKS[key](sizes)
+        if reason := asked.missing():
+            console.print(f"Without {key}: {reason}", highlight=False, soft_wrap=True)
+        else:
+            works.append(asked)
+    if not works:
+        raise typer.Exit(1)
     options = {"rounds": rounds, "seconds": seconds, **asdict(sizes)}
     options |= {"server_core": cores[0], "generator_core": cores[1]}
     done: list[Results] = []

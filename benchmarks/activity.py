@@ -50,6 +50,27 @@ class Watch:
                     yield from self._threads(int(child))
 
 
+class CoreWatch:
+    """Watches a core from now on, whoever works on it."""
+
+    def __init__(self, core: int) -> None:
+        self._name = f"cpu{core}"
+        self._began = self._times()
+
+    def busy(self) -> float:
+        """The share of the time, so far, that the core had something to do."""
+        spent = [after - before for before, after in zip(self._began, self._times(), strict=True)]
+        idle = spent[3] + spent[4]  # idle, and idle while a disk is awaited
+        return 1 - idle / sum(spent) if sum(spent) else 0.0
+
+    def _times(self) -> list[int]:
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *times = line.split()
+            if name == self._name:
+                return [int(time) for time in times[:8]]  # those of guests are among them already
+        raise ValueError(f"The system has no account of {self._name}.")
+
+
 def memory(pid: int) -> int:
     """Memory of a process and all that it has started, in kB: its own, and its part of what is shared."""
     total = 0

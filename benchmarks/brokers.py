@@ -1,8 +1,12 @@
-"""`python -m benchmarks.brokers`: publishes a second, on the broker in memory and on the one on a file."""
+"""`python -m benchmarks.brokers`: publishes and reads a second, on each broker."""
 
 import asyncio
+import importlib
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -13,13 +17,22 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.activity import Watch
 from benchmarks.report import number
+from hubbub.brokers import open_broker
 from hubbub.brokers.base import Broker, Entry, Retention
-from hubbub.brokers.memory import MemoryBroker
-from hubbub.brokers.sqlite import SqliteBroker, SqliteStore
+from hubbub.errors import ConfigurationError
+from hubbub.protocol.envelope import Position
+from hubbub.settings import Settings
 
 KEEP = Retention(1000, 3600.0)
 PAGE = 100
+ARRIVES_WITHIN = 10.0
+"""Seconds for what was published to be delivered as well."""
+SERVERS = {"redis": "RedisServer", "rabbitmq": "RabbitServer", "nats": "NatsServer"}
+"""The brokers that are servers: the classes of `hubbub.testing.servers` that run private ones."""
+OPTIONS: dict[str, dict[str, object]] = {"redis": {"synced": "everysec"}}
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,6 +44,9 @@ class Counter:
 
     def deliver(self, room: str, entry: Entry, epoch: str) -> None:  # noqa: ARG002
         self.delivered += 1
+
+    def lost(self, room: str, position: Position) -> None:
+        raise AssertionError(f"Messages of {room} were lost, up to {position}.")
 
     def control(self, payload: bytes) -> None:
         raise NotImplementedError
@@ -44,7 +60,7 @@ class Load:
         self._rooms = [f"room/{number}" for number in range(rooms)]
         self._payload = b"x" * size
         self._counter = Counter()
-        self._sequence = 0
+        self._sequence = self._published = 0
 
     async def start(self) -> None:
         await self._broker.start(self._counter)
@@ -55,6 +71,7 @@ class Load:
         self._sequence += 1
         key = f"5f2b7c11d9e04a6f/{self._sequence}/0" if keyed else None
         room = self._rooms[self._sequence % len(self._rooms)]
+        self._published += 1
         await self._broker.publish(room, self._payload, sender="5f2b7c11d9e04a6f", key=key, keep=KEEP)
 
     async def read(self) -> None:
@@ -73,65 +90,135 @@ class Load:
                     done += 1
                 await asyncio.sleep(0)
 
-        began, delivered = time.perf_counter(), self._counter.delivered
+        began, delivered, published = time.perf_counter(), self._counter.delivered, self._published
         async with asyncio.TaskGroup() as group:
             for _ in range(tasks):
                 group.create_task(repeat())
-        elapsed = time.perf_counter() - began
-        if self._counter.delivered - delivered not in (0, done):
-            raise AssertionError(f"{done} were published, {self._counter.delivered - delivered} delivered")
-        return done / elapsed
+        if self._published != published:
+            await self._until_delivered(delivered + self._published - published)
+        return done / (time.perf_counter() - began)
+
+    async def _until_delivered(self, count: int) -> None:
+        """Wait until so many were delivered; no more may be."""
+        try:
+            async with asyncio.timeout(ARRIVES_WITHIN):
+                # An event would cost each delivery something.
+                while self._counter.delivered < count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        except TimeoutError:
+            pass
+        if self._counter.delivered != count:
+            raise AssertionError(f"{count} were published, {self._counter.delivered} delivered")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a broker is: its URL, and the process that serves it, if it is a server."""
+
+    url: str
+    pid: int | None = None
+
+
+@asynccontextmanager
+async def placed(name: str, folder: Path) -> AsyncIterator[Place]:
+    """Start what a broker needs; `name` is one of those in `SERVERS`, `memory`, `sqlite` or a URL."""
+    if name == "memory":
+        yield Place("memory://")
+    elif name == "sqlite":
+        yield Place(f"sqlite:///{folder / 'rooms.db'}")
+    elif name in SERVERS:
+        kind = getattr(importlib.import_module(f"hubbub.testing.servers.{name}"), SERVERS[name])
+        async with kind(**OPTIONS.get(name, {})) as server:
+            bind(server.pid, min(CORES))
+            yield Place(server.url, server.pid)
+    else:
+        yield Place(name)
+
+
+def bind(pid: int, core: int) -> None:
+    """Have a process that is there already, and what it has started, work on one core only."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
+        for child in thread.joinpath("children").read_text().split():
+            bind(int(child), core)
 
 
 async def measure(
     name: str, folder: Path, seconds: float, rooms: int, size: int, tasks: int
-) -> dict[str, float]:
-    """Return the rates of a broker."""
-    broker = MemoryBroker() if name == "memory" else SqliteBroker(SqliteStore(folder / "rooms.db"))
-    load = Load(broker, rooms, size)
-    await load.start()
-    try:
-        return {
-            f"{tasks} publishers": await load.rate(tasks, seconds, lambda: load.publish(keyed=False)),
-            f"{tasks} publishers, with keys": await load.rate(
-                tasks, seconds, lambda: load.publish(keyed=True)
-            ),
-            "one publisher": await load.rate(1, seconds, lambda: load.publish(keyed=False)),
-            f"{tasks} readers of {PAGE} messages": await load.rate(tasks, seconds, load.read),
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the rates of a broker, and for one that is a server its share of a core meanwhile."""
+    async with placed(name, folder) as place:
+        broker = open_broker(Settings(broker=place.url))
+        load = Load(broker, rooms, size)
+        works: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
+            f"{tasks} publishers": (tasks, lambda: load.publish(keyed=False)),
+            f"{tasks} publishers, with keys": (tasks, lambda: load.publish(keyed=True)),
+            "one publisher": (1, lambda: load.publish(keyed=False)),
+            f"{tasks} readers of {PAGE} messages": (tasks, load.read),
         }
-    finally:
-        await broker.stop()
+        rates: dict[str, float] = {}
+        shares: dict[str, float] = {}
+        await load.start()
+        try:
+            for work, (count, once) in works.items():
+                watch = None if place.pid is None else Watch(place.pid, children=True)
+                rates[work] = await load.rate(count, seconds, once)
+                if watch is not None:
+                    shares[work] = watch.activity().working
+        finally:
+            await broker.stop()
+        return rates, shares
 
 
 @app.command()
 def main(
+    broker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"memory, sqlite, {', '.join(SERVERS)}, or a URL; may be repeated. By default the first two."
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times each broker has its turn.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one measured window.")] = 5.0,
     tasks: Annotated[int, typer.Option(min=1, help="Publishers at once.")] = 200,
     rooms: Annotated[int, typer.Option(min=1, help="Rooms that they publish to, in turn.")] = 20,
     size: Annotated[int, typer.Option(min=0, help="Bytes of a message.")] = 100,
-    folder: Annotated[Path | None, typer.Option(help="Folder on the disk to measure.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder on the disk to measure, for sqlite.")] = None,
 ) -> None:
-    """Measure the brokers that need no server, in turns, each with a subscriber of every room."""
-    readings: dict[str, dict[str, list[float]]] = {}
+    """Measure brokers in turns, each with a subscriber of every room. Servers are private, with one core."""
+    names = list(dict.fromkeys(broker or ("memory", "sqlite")))
+    readings: dict[tuple[str, str], list[float]] = {}
+    busy: dict[tuple[str, str], list[float]] = {}
+    missing: dict[str, str] = {}
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, CORES - {min(CORES)} if set(names) & set(SERVERS) else CORES)
     for _ in range(rounds):
-        for name in ("memory", "sqlite"):
+        for name in (name for name in names if name not in missing):
             with TemporaryDirectory(dir=folder) as made:
-                rates = asyncio.run(measure(name, Path(made), seconds, rooms, size, tasks))
+                try:
+                    rates, shares = asyncio.run(measure(name, Path(made), seconds, rooms, size, tasks))
+                except ConfigurationError as problem:
+                    missing[name] = str(problem)
+                    continue
             for work, rate in rates.items():
-                readings.setdefault(work, {}).setdefault(name, []).append(rate)
-    shown = Table(title="A second", title_justify="left", box=SIMPLE)
-    shown.add_column("", no_wrap=True)
-    for heading in ("memory", "sqlite", "sqlite, lowest to highest"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for work, rates in readings.items():
-        sqlite = rates["sqlite"]
-        shown.add_row(
-            work,
-            number(median(rates["memory"])),
-            number(median(sqlite)),
-            f"{number(min(sqlite))} to {number(max(sqlite))}",
-        )
+                readings.setdefault((work, name), []).append(rate)
+            for work, share in shares.items():
+                busy.setdefault((work, name), []).append(share)
+    for name, reason in missing.items():
+        Console().print(f"Without {name}: {reason}", highlight=False, soft_wrap=True)
+    shown = Table(title="A second", title_justify="left", box=SIMPLE, pad_edge=False, collapse_padding=True)
+    for number_of, heading in enumerate(("", "", "median", "lowest to highest", "server")):
+        shown.add_column(heading, justify="right" if number_of > 1 else "left", no_wrap=True)
+    for work in dict.fromkeys(work for work, _ in readings):
+        for name in (name for name in names if name not in missing):
+            rates, share = readings[work, name], busy.get((work, name))
+            shown.add_row(
+                work,
+                name.partition("://")[0],
+                number(median(rates)),
+                f"{number(min(rates))} to {number(max(rates))}",
+                f"{median(share):.0%}" if share else "",
+            )
     Console().print(shown)
 
 

@@ -26,7 +26,11 @@ def table(results: Results) -> Table:
     shown.pad_edge = False
     shown.collapse_padding = True
     shown.add_column("\npeer", no_wrap=True)
-    for heading in ("\nmedian", "\nspread", f"{first}\n/ peer", "server\nbusy", "generator\nbusy", "\nnoise"):
+    also = [f"\n{heading}" for heading in work.also.values()]
+    for heading in (
+        *("\nmedian", *also, "\nspread", f"{first}\n/ peer"),
+        *("server\nbusy", "generator\nbusy", "\nnoise"),
+    ):
         shown.add_column(heading, justify="right", no_wrap=True)
     mark = "≤ " if work.lower_is_better else "≥ "
     for peer, readings in results.readings.items():
@@ -35,6 +39,7 @@ def table(results: Results) -> Table:
         shown.add_row(
             peer,
             f"{mark if bound else ''}{number(middle)}",
+            *(number(median(reading.details[name] for reading in readings)) for name in work.also),
             f"{(max(values) - min(values)) / middle:.0%}",
             "" if peer == first else f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             f"{median(reading.server.busy for reading in readings):.0%}",

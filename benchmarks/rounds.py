@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.peers import Peer
-from benchmarks.servers import serving
 from benchmarks.works import Reading, Work
 
 FAILURES = OSError, ValueError, RuntimeError, ZeroDivisionError, subprocess.SubprocessError
@@ -52,7 +51,7 @@ def measure(
             if peer.name in results.failures:
                 continue
             try:
-                with serving(peer, core, compressed=work.compressed) as server:
+                with work.serving(peer, core) as server:
                     reading = work.measure(peer, server, seconds)
                     if reading.value <= 0:
                         raise ValueError("Nothing was measured.")  # nothing can be compared with it

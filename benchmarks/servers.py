@@ -7,12 +7,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.peers import Peer
+from hubbub.errors import ConfigurationError
+from hubbub.testing.servers import program
 
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 5.0
@@ -21,10 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Server:
-    """A running server."""
+    """A running server, and what runs beside it for its sake."""
 
     pid: int
     port: int
+    core: int
+    others: Mapping[str, "Server"] = field(default_factory=dict)
+    """By what they are there for, all on the same core."""
 
 
 @contextmanager
@@ -36,6 +41,56 @@ def serving(peer: Peer, core: int, *, compressed: bool = False) -> Iterator[Serv
     """
     command = peer.compressed if compressed else peer.command
     assert command is not None
+    with _running(peer.name, command, core) as server:
+        yield server
+
+
+def redis_missing() -> str | None:
+    """Say why there is no Redis here."""
+    try:
+        program("redis-server", "redis-server")
+    except ConfigurationError as problem:
+        return str(problem)
+    return None
+
+
+@contextmanager
+def redis(core: int) -> Iterator[Server]:
+    """Run a Redis of its own on one core; what is written is on the disk within a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [program("redis-server", "redis-server"), "--bind", "127.0.0.1", "--dir", folder]
+        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
+        with _running("redis", lambda port: [*command, "--port", str(port)], core) as server:
+            yield server
+
+
+@contextmanager
+def serving_across(peer: Peer, core: int) -> Iterator[Server]:
+    """Run two instances of the peer that share a Redis, all on one core.
+
+    What is given is the one for subscribers; the one for the `publisher` and `redis` are beside it.
+    """
+    with redis(core) as broker:
+        command = _sharing(peer, broker)
+        with _running(peer.name, command, core) as other, _running(peer.name, command, core) as server:
+            yield replace(server, others={"publisher": other, "redis": broker})
+
+
+@contextmanager
+def serving_with_redis(peer: Peer, core: int) -> Iterator[Server]:
+    """Run one instance of the peer with a Redis of its own, on one core."""
+    with redis(core) as broker, _running(peer.name, _sharing(peer, broker), core) as server:
+        yield replace(server, others={"redis": broker})
+
+
+def _sharing(peer: Peer, broker: Server) -> Callable[[int], list[str]]:
+    across = peer.across
+    assert across is not None
+    return lambda port: across.command(port, f"redis://127.0.0.1:{broker.port}/0")
+
+
+@contextmanager
+def _running(name: str, command: Callable[[int], list[str]], core: int) -> Iterator[Server]:
     port = _free_port()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -50,11 +105,11 @@ def serving(peer: Peer, core: int, *, compressed: bool = False) -> Iterator[Serv
         )
         try:
             _wait_until_listening(process, port)
-            yield Server(process.pid, port)
+            yield Server(process.pid, port, core)
         except Exception as error:
             output.seek(0)
             printed = output.read().decode(errors="replace")[-4000:]
-            error.add_note(f"The server of {peer.name} printed: {printed or 'nothing'}")
+            error.add_note(f"The server of {name} printed: {printed or 'nothing'}")
             raise
         finally:
             _stop(process)

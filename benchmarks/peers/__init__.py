@@ -10,7 +10,21 @@ from importlib.metadata import version
 
 from hubbub.load import Line, Numbered, Step
 
-__all__ = ["ECHO", "Echo", "FanOut", "Line", "Numbered", "Peer", "Rooms", "Step", "find", "plain", "text"]
+__all__ = [
+    "ECHO",
+    "Across",
+    "Echo",
+    "FanOut",
+    "Held",
+    "Line",
+    "Numbered",
+    "Peer",
+    "Rooms",
+    "Step",
+    "find",
+    "plain",
+    "text",
+]
 
 WORDS = b"Many voices, nothing lost. "
 
@@ -77,6 +91,25 @@ class Rooms:
 
 
 @dataclass(frozen=True)
+class Across:
+    """How to run instances that share a Redis, and have a text given from one to another's clients."""
+
+    command: Callable[[int, str], list[str]]
+    """The command line of an instance at the given port, as :attr:`Peer.command`; and Redis' URL."""
+    fanout: FanOut
+
+
+@dataclass(frozen=True)
+class Held:
+    """How to have a connection join one more room, by its number."""
+
+    line: Line
+    join: Callable[[int], bytes]
+    joined: bytes
+    """What the answer must contain."""
+
+
+@dataclass(frozen=True)
 class Peer:
     """A server to be measured, and what a client has to say to it; None where it can't do such work."""
 
@@ -88,6 +121,8 @@ class Peer:
     echo: Echo | None = None
     fanout: FanOut | None = None
     rooms: Rooms | None = None
+    across: Across | None = None
+    held: Held | None = None
     compressed: Callable[[int], list[str]] | None = None
     """The same with permessage-deflate, for clients that offer it."""
     packages: tuple[str, ...] = ()

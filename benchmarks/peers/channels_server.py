@@ -1,4 +1,7 @@
-"""Django Channels on uvicorn, with the layer in memory: one process, as for the others."""
+"""Django Channels on uvicorn, with the layer in memory: one process, as for the others.
+
+Across instances it has a layer of channels_redis.
+"""
 
 import sys
 
@@ -10,7 +13,12 @@ from django.urls import path
 
 from benchmarks import asgi
 from benchmarks.by_path import ECHO, FANOUT, JOINED, ROOMS
-from benchmarks.peers import Peer
+from benchmarks.peers import Across, Held, Line, Peer
+
+IN_MEMORY: dict[str, object] = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+QUEUES = "channels_redis.core.RedisChannelLayer"
+"""Its default, which is slower at this: the peer `queues` has it."""
 
 peer = Peer(
     name="channels",
@@ -19,7 +27,11 @@ peer = Peer(
     echo=ECHO,
     fanout=FANOUT,
     rooms=ROOMS,
-    packages=("channels", "django", "uvicorn", "uvloop", "websockets"),
+    across=Across(
+        lambda port, url: [sys.executable, "-m", __name__, str(port), "plain", PUBSUB, url], FANOUT
+    ),
+    held=Held(Line("/enter"), lambda number: b"%d" % number, JOINED),
+    packages=("channels", "channels_redis", "redis", "django", "uvicorn", "uvloop", "websockets"),
 )
 
 
@@ -51,9 +63,18 @@ class Publisher(AsyncWebsocketConsumer):
         await self.channel_layer.group_send(self.group, {"type": "say", "text": text_data})
 
 
-def main(port: int, *, compression: bool) -> None:
+class Enterer(AsyncWebsocketConsumer):
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:  # noqa: ARG002
+        await self.channel_layer.group_add(f"room.{text_data}", self.channel_name)
+        await self.send(JOINED.decode())
+
+    async def say(self, event: dict[str, str]) -> None:
+        await self.send(event["text"])
+
+
+def main(port: int, *, compression: bool, layer: dict[str, object]) -> None:
     settings.configure(
-        CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+        CHANNEL_LAYERS={"default": layer},
         LOGGING_CONFIG=None,
     )
     django.setup()
@@ -61,9 +82,17 @@ def main(port: int, *, compression: bool) -> None:
         path("echo", Echoer.as_asgi()),
         path("subscribe/<room>", Subscriber.as_asgi()),
         path("publish/<room>", Publisher.as_asgi()),
+        path("enter", Enterer.as_asgi()),
     ]
     asgi.serve(ProtocolTypeRouter({"websocket": URLRouter(routes)}), port, compression=compression)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), compression=sys.argv[2] == "deflate")
+    port, compression, *shared = sys.argv[1:]
+    main(
+        int(port),
+        compression=compression == "deflate",
+        layer={"BACKEND": shared[0], "CONFIG": {"hosts": [{"address": shared[1], "socket_timeout": None}]}}
+        if shared
+        else IN_MEMORY,
+    )

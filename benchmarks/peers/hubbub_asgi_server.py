@@ -9,4 +9,6 @@ peer = replace(
     name="hubbub-asgi",
     command=lambda port: hubbub_server.command(port, "--no-native", "--no-compression"),
     compressed=lambda port: hubbub_server.command(port, "--no-native"),
+    across=None,
+    held=None,
 )

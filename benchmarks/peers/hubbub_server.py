@@ -4,7 +4,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.peers import Echo, FanOut, Line, Numbered, Peer, Rooms, Step, text
+from benchmarks.peers import Across, Echo, FanOut, Held, Line, Numbered, Peer, Rooms, Step, text
 from hubbub import Connection, Hubbub, Message, Room
 
 WELCOME = Step(None, b'"$welcome"')
@@ -38,6 +38,10 @@ def delivery(text: bytes) -> bytes:
     return b'"data":{"text":"%b"}' % text
 
 
+def spread(text: bytes) -> bytes:
+    return b'{"type":"spread","data":{"text":"%b"}}' % text
+
+
 peer = Peer(
     name="hubbub",
     command=lambda port: command(port, "--no-compression"),
@@ -49,6 +53,16 @@ peer = Peer(
     ),
     fanout=FanOut(in_room(0), in_room(0), partial(publish, 0), delivery),
     rooms=Rooms(in_room, in_room, publish, delivery),
+    across=Across(
+        lambda port, url: command(port, "--no-compression", "--broker", url),
+        # Who publishes is in no room, as with the peers.
+        FanOut(in_room(0), Line("/", (WELCOME,)), spread, delivery),
+    ),
+    held=Held(
+        in_room(0),
+        lambda number: b'{"type":"$join","id":%d,"room":"bench/%d"}' % (number + 2, number + 1),
+        b'"$ack"',
+    ),
     packages=("hubbub", "websockets", "uvicorn", "uvloop", "msgspec"),
 )
 
@@ -58,6 +72,15 @@ bench = hub.room("bench/{name}", history=100)
 
 class Say(Message):
     text: str
+
+
+class Spread(Message):
+    text: str
+
+
+@hub.on_message
+async def publish_in_room(connection: Connection, message: Spread) -> None:  # noqa: ARG001
+    await bench(name="0").send(Say(message.text))
 
 
 @hub.on_message

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 import socketio
 
 from benchmarks import asgi
-from benchmarks.peers import Echo, FanOut, Line, Peer, Rooms, Step, text
+from benchmarks.peers import Across, Echo, FanOut, Held, Line, Peer, Rooms, Step, text
 
 CONNECT = Step(b"40", b'40{"sid"')
 SHORT = text(41)  # with its event as long as what a peer without a protocol of its own is sent
@@ -36,10 +36,16 @@ peer = Peer(
     ),
     fanout=FanOut(line(0), line(), lambda text: publish(0, text), delivery),
     rooms=Rooms(line, lambda _: line(), publish, delivery),
-    packages=("python-socketio", "python-engineio", "uvicorn", "uvloop", "websockets"),
+    across=Across(
+        lambda port, url: [sys.executable, "-m", __name__, str(port), "plain", url],
+        FanOut(line(0), line(), lambda text: publish(0, text), delivery),
+    ),
+    held=Held(line(), lambda number: b'420["enter",{"room":"%d"}]' % number, b"430["),
+    packages=("python-socketio", "python-engineio", "uvicorn", "uvloop", "websockets", "redis"),
 )
 
 server = socketio.AsyncServer(
+    client_manager=socketio.AsyncRedisManager(sys.argv[3]) if len(sys.argv) > 3 else None,
     async_mode="asgi",
     async_handlers=False,  # a client's events in turn, without a task for each
     http_compression=False,
@@ -57,6 +63,12 @@ async def connect(sid: str, environ: dict[str, str]) -> None:
 
 @server.event
 async def echo(sid: str, data: dict[str, str]) -> dict[str, str]:  # noqa: ARG001  # what a handler is given
+    return data
+
+
+@server.event
+async def enter(sid: str, data: dict[str, str]) -> dict[str, str]:
+    await server.enter_room(sid, data["room"])
     return data
 
 

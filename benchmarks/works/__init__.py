@@ -4,13 +4,13 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from benchmarks.activity import Activity, Watch
+from benchmarks.activity import Activity, CoreWatch, Watch
 from benchmarks.peers import Peer
-from benchmarks.servers import Server
+from benchmarks.servers import Server, serving
 from hubbub.load import Target
 from hubbub.load.load import Load, without_collection
 
@@ -39,10 +39,20 @@ class Work(ABC):
     """Whether a generator that is saturated shows less than the server can do."""
     compressed = False
     """Whether the server is to compress."""
+    also: ClassVar[Mapping[str, str]] = {}
+    """What of a reading's details the table shows, too: the headings, by the detail's name."""
 
     @abstractmethod
     def can(self, peer: Peer) -> bool:
         """Tell whether the peer does such work at all."""
+
+    def missing(self) -> str | None:
+        """Say what is not installed here that the work can't do without."""
+        return None
+
+    def serving(self, peer: Peer, core: int) -> AbstractContextManager[Server]:
+        """Run what is to be measured, on one core."""
+        return serving(peer, core, compressed=self.compressed)
 
     @abstractmethod
     def measure(self, peer: Peer, server: Server, seconds: float) -> Reading:
@@ -74,17 +84,30 @@ Finish = Callable[..., Reading]
 
 @contextmanager
 def watched(server: Server) -> Iterator[Finish]:
-    """Watch the server and this process; what is given makes a reading of it afterwards."""
+    """Watch the server and this process; what is given makes a reading of it afterwards.
+
+    Of a server with others beside it they are watched together, with the share of each in the details.
+    They wait for each other, so only what is left of their core's time counts as waiting.
+    """
     its, own = Watch(server.pid, children=True), Watch(os.getpid(), children=False)
+    others = {name: Watch(other.pid, children=True) for name, other in server.others.items()}
+    core = CoreWatch(server.core) if others else None
     began = time.perf_counter()
-    seen: list[tuple[float, Activity, Activity]] = []
+    seen: list[tuple[float, Activity, Activity, dict[str, float]]] = []
 
     def reading(value: Callable[[float], float], details: Mapping[str, float] | None = None) -> Reading:
-        took, server_activity, own_activity = seen[0]
-        return Reading(value(took), took, server_activity, own_activity, details or {})
+        took, server_activity, own_activity, shares = seen[0]
+        return Reading(value(took), took, server_activity, own_activity, {**(details or {}), **shares})
 
     yield reading
-    seen.append((time.perf_counter() - began, its.activity(), own.activity()))
+    took, activity, mine, shares = time.perf_counter() - began, its.activity(), own.activity(), {}
+    if core is not None:
+        working = {"server": activity.working}
+        working |= {name: watch.activity().working for name, watch in others.items()}
+        together = sum(working.values())
+        activity = Activity(together, max(0.0, core.busy() - together))
+        shares = {f"{name}_working": share for name, share in working.items()}
+    seen.append((took, activity, mine, shares))
 
 
 def target(server: Server) -> Target:

@@ -35,10 +35,10 @@ class Memory(Work):
         idle = IdleConnections(target(server), peer.fanout.subscriber)
         try:
             idle.open(self._first)
-            before = self._settled(server, idle)
+            before = settled(server, idle)
             with watched(server) as reading:
                 idle.open(self._connections - self._first)
-                after = self._settled(server, idle)
+                after = settled(server, idle)
             idle.hold(0)
             if after <= before:
                 raise ValueError("The server's memory did not grow; more connections are needed to tell.")
@@ -51,13 +51,14 @@ class Memory(Work):
             {"before_kB": before, "after_kB": after, "connections": self._connections},
         )
 
-    def _settled(self, server: Server, idle: IdleConnections) -> int:
-        """The server's memory in kB, once it has done all that it was asked for and is quiet."""
-        idle.ask()
-        deadline = time.monotonic() + SETTLES_WITHIN
-        while time.monotonic() < deadline:
-            watch = Watch(server.pid, children=True)
-            idle.hold(0.2)
-            if watch.activity().busy < QUIET:
-                return memory(server.pid)
-        raise TimeoutError(f"The server was not quiet within {SETTLES_WITHIN:.0f} seconds.")
+
+def settled(server: Server, idle: IdleConnections) -> int:
+    """Return the server's memory in kB, once it has done all that it was asked for and is quiet."""
+    idle.ask()
+    deadline = time.monotonic() + SETTLES_WITHIN
+    while time.monotonic() < deadline:
+        watch = Watch(server.pid, children=True)
+        idle.hold(0.2)
+        if watch.activity().busy < QUIET:
+            return memory(server.pid)
+    raise TimeoutError(f"The server was not quiet within {SETTLES_WITHIN:.0f} seconds.")

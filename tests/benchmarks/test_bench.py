@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.servers import redis_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +18,12 @@ pytestmark = pytest.mark.skipif(
     reason="needs Linux and a core each for the server and for the load generator",
 )
 
+WITHOUT = """
+import shutil
+shutil.which = lambda *_, **__: None
+from benchmarks.__main__ import app
+app()
+"""
 PEERS = ("hubbub", "websockets", "floor")
 
 
@@ -35,7 +43,7 @@ def small_run(folder: Path, work: str, *peers: str) -> tuple[dict[str, Any], str
     done = run(
         *(option for peer in peers for option in ("--peer", peer)),
         *("--work", work, "--rounds", "1", "--seconds", "0.2", "--connections", "3", "--subscribers", "10"),
-        *("--idle", "400", "--rooms", "5", "--name", "small", "--results", str(folder)),
+        *("--idle", "400", "--rooms", "5", "--held", "2000", "--name", "small", "--results", str(folder)),
     )
     assert done.returncode == 0, done.stderr + done.stdout
     [path] = folder.iterdir()
@@ -97,6 +105,45 @@ def test_where_less_is_better_it_says_so(
     for peer in figures["peers"].values():
         assert peer["median"] > 0
         assert all(reading[detail] > 0 for reading in peer["rounds"] for detail in details)
+
+
+@pytest.mark.skipif(redis_missing() is not None, reason="needs redis-server")
+@pytest.mark.parametrize(
+    ("work", "details"),
+    [
+        ("across-1", {"publisher_working", "redis_working", "server_working"}),
+        ("across-8", {"publisher_working", "redis_working", "server_working"}),
+        ("across-latency", {"p99_ms", "max_ms", "deliveries"}),
+        ("held", {"joins_per_second", "rooms"}),
+        ("held-redis", {"joins_per_second", "rooms"}),
+    ],
+)
+def test_peers_that_can_are_measured_on_many_instances(tmp_path: Path, work: str, details: set[str]) -> None:
+    # What the other peers stand on is installed for the benchmarks only.
+    peers = ["hubbub", "socketio"] if find_spec("socketio") else ["hubbub"]
+    figures, printed = small_run(tmp_path, work, *peers)
+    assert ("p99" in printed) == ("latency" in work)
+    assert ("joins/s" in printed) == ("held" in work)
+    assert list(figures["peers"]) == peers
+    for peer in figures["peers"].values():
+        assert peer["median"] > 0
+        assert all(reading[detail] > 0 for reading in peer["rounds"] for detail in details)
+        assert all(reading["server"]["waiting"] >= 0 for reading in peer["rounds"])
+
+
+def test_without_redis_the_works_that_need_it_are_left_out(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *("--work", "across-1", "--work", "held-redis", "--peer", "hubbub")],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+
+    assert done.returncode == 1
+    assert "Without across-1: redis-server is not installed" in done.stdout
+    assert "Without held-redis: redis-server is not installed" in done.stdout
 
 
 def test_an_unknown_peer_is_refused_with_the_names_there_are() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.peers import ECHO, Echo, Line, Peer, floor_server, text
-from benchmarks.servers import Server, serving
+from benchmarks.servers import Server, redis_missing, serving, serving_across, serving_with_redis
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.sync.client import ClientConnection, connect
 
@@ -132,6 +132,32 @@ def test_a_peer_gives_the_members_of_a_room_what_is_published_there_and_nothing_
         for published, room in ((text(64), 0), (text(65), 1), (text(66), 0)):
             publishers[room].send(peer.rooms.publish(room, published).decode())
             assert_all_receive(members[room], peer.rooms.delivery(published))
+
+
+@pytest.mark.skipif(redis_missing() is not None, reason="needs redis-server")
+@those_with("across")
+def test_what_is_published_on_one_instance_is_given_to_subscribers_of_another(peer: Peer) -> None:
+    assert peer.across is not None
+    fanout = peer.across.fanout
+    with serving_across(peer, min(os.sched_getaffinity(0))) as server, ExitStack() as stack:
+        subscribers = [connected(stack, server, fanout.subscriber) for _ in range(3)]
+        publisher = connected(stack, server.others["publisher"], fanout.publisher)
+        for published in (text(64), text(1000), text(65)):
+            publisher.send(fanout.publish(published).decode())
+            assert_all_receive(subscribers, fanout.delivery(published))
+
+
+@pytest.mark.skipif(redis_missing() is not None, reason="needs redis-server")
+@those_with("held")
+@pytest.mark.parametrize("shared", [False, True], ids=["in memory", "over Redis"])
+def test_a_connection_joins_as_many_rooms_as_it_asks_for(peer: Peer, shared: bool) -> None:
+    assert peer.held is not None
+    core = min(os.sched_getaffinity(0))
+    with (serving_with_redis if shared else serving)(peer, core) as server, ExitStack() as stack:
+        client = connected(stack, server, peer.held.line)
+        for number in range(5):
+            client.send(peer.held.join(number).decode())
+            assert peer.held.joined in received(client)
 
 
 @those_with("compressed")

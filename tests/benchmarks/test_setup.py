@@ -1,68 +1,21 @@
 """The set-up for the benchmarks, where pip has nothing to do: it goes on without what is missing."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("sh", "dirname", "cksum", "grep", "cat", "rm", "mkdir", "mv", "env")
+from clone import Clone
+
 APT_GET = 'case "$*" in *download*) echo package > nginx.deb ;; esac'
 """Downloads one package, and has nothing to install."""
 
 
-class Clone:
-    """A clone, and the only programs that its set-up finds."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.programs = root / "programs"
-        self.peers = root / "benchmarks/peers"
-        for folder in (self.programs, self.peers, root / "scripts", root / ".venv/bin"):
-            folder.mkdir(parents=True)
-        for tool in TOOLS:
-            self.programs.joinpath(tool).symlink_to(shutil.which(tool) or pytest.skip(f"needs {tool}"))
-        for file in ("scripts/setup.sh", "pyproject.toml", "benchmarks/peers/package-lock.json"):
-            shutil.copy(ROOT / file, root / file)
-        python = root / ".venv/bin/python"
-        python.symlink_to(sys.executable)
-        self._write(root / ".venv/bin/pip", f"# {python}")
-        root.joinpath(".venv/.bench-stamp").write_text(self._sum("pyproject.toml"))
-        # Nothing may reach the system.
-        self.program("id", "echo 0")
-        self.program("install", "")
-
-    def program(self, name: str, text: str) -> None:
-        self._write(self.programs / name, text)
-
-    def set_up(self) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "scripts/setup.sh", "bench"],
-            cwd=self.root,
-            env={"PATH": str(self.programs)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=50,
-        )
-
-    def _sum(self, file: str) -> str:
-        with self.root.joinpath(file).open() as opened:
-            return subprocess.run(
-                ["cksum"], stdin=opened, capture_output=True, text=True, check=True
-            ).stdout  # as the script takes it
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-
-
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
-    return Clone(tmp_path.resolve())
+    made = Clone(tmp_path.resolve(), "bench")
+    made.program("redis-server", "")
+    return made
 
 
 def with_node(clone: Clone, *, packages: str = "mkdir -p node_modules/ws") -> None:
@@ -86,6 +39,15 @@ def test_without_node_the_benchmarks_go_without_ws(clone: Clone) -> None:
     assert done.returncode == 0, done.stderr
     assert "nodejs npm is missing here" in done.stderr
     assert "go without ws" in done.stderr
+
+
+def test_without_redis_the_benchmarks_go_without_the_works_that_need_it(clone: Clone) -> None:
+    clone.programs.joinpath("redis-server").unlink()
+    with_node(clone)
+    done = clone.set_up()
+    assert done.returncode == 0, done.stderr
+    assert "go without the works that need Redis" in done.stderr
+    assert "go without ws" not in done.stderr
 
 
 def test_without_the_packages_of_node_the_benchmarks_go_without_ws(clone: Clone) -> None:
