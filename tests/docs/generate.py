@@ -4,6 +4,7 @@
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -15,7 +16,11 @@ from hubbub.protocol.codes import ErrorCode
 from hubbub.settings import Setting, describe
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["docs/protocol.md", "docs/settings.md"]
+sys.path.append(str(ROOT))  # benchmarks is no part of what is installed
+
+from benchmarks import sizing, storms  # noqa: E402
+
+PAGES = ["docs/protocol.md", "docs/scaling.md", "docs/settings.md"]
 
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -71,6 +76,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "close codes": close_codes,
     "error codes": error_codes,
     "settings": settings,
+    "inputs": lambda: table(["what", "figure", "", "where it is from"], sizing.inputs()),
+    "fleets": lambda: table(["", *map(sizing.amount, sizing.SIZES)], sizing.fleets()),
+    "limits": lambda: table(["what", "what is used up", "up to so many connections"], sizing.limits()),
+    "storms": lambda: table(storms.STORM_HEADS, storms.storms()),
+    "rolling restarts": lambda: table(storms.ROLLING_HEADS, storms.rollings()),
+    "calibration": lambda: table(storms.CALIBRATION_HEADS, storms.calibration()),
 }
 
 

@@ -12,7 +12,18 @@ from hubbub.cli import app
 
 PAGE = "docs/how-to/soak.md"
 SOAKS = [command for _, command in commands(PAGE)]
-FEW = {"--kills": "1", "--lose-acknowledgements": "2", "--messages": "60", "--seconds": "0.5"}
+FEW = {
+    "--kills": "1",
+    "--lose-acknowledgements": "2",
+    "--messages": "60",
+    "--seconds": "0.5",
+    "--rate": "200",
+    "--kill-every": "1",
+    "--broker-cut-every": "0.2",
+    "--instances": "2",
+}
+SHORT = {"--broker-down": "0.5", "--partition": "0.5"}
+"""Of what may be repeated, how long each is."""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,9 +40,14 @@ def folder(shelf, monkeypatch):
 
 
 @pytest.mark.parametrize("command", SOAKS)
-def test_a_soak_of_the_page_finds_nothing(folder, command):
+def test_a_soak_of_the_page_finds_nothing(folder, monkeypatch, command):
     arguments = shlex.split(command)[1:]
+    for place, option in enumerate(arguments):
+        if option in SHORT:
+            how = arguments[place + 1].partition(":")[2]
+            arguments[place + 1] = ":".join(filter(None, [SHORT[option], how]))
     few = ["--clients", "8", "--rooms", "4", "--seconds", "0.5"]
+    monkeypatch.setenv("HUBBUB_DRAIN", "1")
     few += [word for option, value in FEW.items() if option in arguments for word in (option, value)]
     if "--storm" not in arguments:
         few += ["--fault", "reset", "--fault", "cut"]
