@@ -93,7 +93,7 @@ def test_an_address_has_three_slashes_before_a_relative_path_and_four_before_an_
 
 def test_the_settings_apply():
     store = opened("sqlite:///rooms.db").store
-    assert (store.window, store.local.lease) == (7.0, 3.0)
+    assert (store.window, store.local.lease) == (7.0, 2.0)
 
 
 @pytest.mark.parametrize(
