@@ -12,6 +12,7 @@ from ...errors import Unavailable
 from ...observe.log import fields, logger
 from ...protocol.envelope import Position
 from ..base import Guarantees, History, Receiver, Renewal, Retention
+from ..guarded import Guarded
 from .line import Line
 from .log import RoomLog
 from .options import Options
@@ -52,7 +53,7 @@ class NatsBroker:
         self._window = window
         self._lease = lease
         self._clock = clock
-        self._receiver: Receiver | None = None
+        self._receiver: Guarded | None = None
         self._watch: asyncio.Task[None] | None = None
         self._started = False
 
@@ -65,12 +66,17 @@ class NatsBroker:
 
     async def start(self, receiver: Receiver | None) -> None:
         """Connect and deliver to `receiver` (see :meth:`hubbub.brokers.base.Broker.start`)."""
-        self._receiver = receiver
+        self._receiver = None if receiver is None else Guarded(receiver, self.instance)
         self._line = Line(self._options, f"hubbub {self.instance}", self._timeout, ready=self._ready)
         self._streams = Streams(self._line, self._options, self._window, self._clock)
         self._reader = Reader(self._streams)
         self._log = RoomLog(
-            self._line, self._streams, self._reader, receiver, window=self._window, timeout=self._timeout
+            self._line,
+            self._streams,
+            self._reader,
+            self._receiver,
+            window=self._window,
+            timeout=self._timeout,
         )
         self._presence = Presence(self._streams, self.instance, self._lease)
         if receiver is not None:

@@ -10,7 +10,8 @@ from nats.aio.msg import Msg
 from ...errors import HubbubError
 from ...observe.log import fields, logger
 from ...protocol.envelope import Position
-from ..base import Entry, Receiver
+from ..base import Entry
+from ..guarded import Guarded
 from .client import header
 from .line import Line
 from .purging import Purger
@@ -38,7 +39,7 @@ class Follower:
         line: Line,
         streams: Streams,
         reader: Reader,
-        receiver: Receiver | None,
+        receiver: Guarded | None,
         *,
         writer: str,
         window: float,
@@ -149,18 +150,11 @@ class Follower:
 
     def _deliver(self, room: Room, entry: Entry, epoch: str) -> None:
         assert self._receiver is not None
-        try:
-            self._receiver.deliver(room.name, entry, epoch)
-        except Exception:
-            # It is published; this instance's trouble is not the publisher's, nor the others'.
-            logger.exception("error", extra=fields(during="delivery", room=room.name))
+        self._receiver.deliver(room.name, entry, epoch)
 
     def _lost(self, room: Room, position: Position) -> None:
         assert self._receiver is not None
-        try:
-            self._receiver.lost(room.name, position)
-        except Exception:
-            logger.exception("error", extra=fields(during="delivery", room=room.name))
+        self._receiver.lost(room.name, position)
 
     # Reading what came in between
 

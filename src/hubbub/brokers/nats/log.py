@@ -9,7 +9,8 @@ from nats.aio.msg import Msg
 
 from ...errors import Unavailable
 from ...protocol.envelope import Position
-from ..base import Receiver, Retention
+from ..base import Retention
+from ..guarded import Guarded
 from .following import Follower
 from .line import Line
 from .reading import Reader
@@ -44,7 +45,7 @@ class RoomLog:
         line: Line,
         streams: Streams,
         reader: Reader,
-        receiver: Receiver | None,
+        receiver: Guarded | None,
         *,
         window: float,
         timeout: float,

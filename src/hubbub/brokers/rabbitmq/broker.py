@@ -2,15 +2,15 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ...errors import Unavailable
-from ...observe.log import fields, logger
 from ...protocol.envelope import Position
 from ..base import Departure, Entry, Guarantees, History, Receiver, Renewal, Retention
+from ..clock import wall_clock
+from ..guarded import Guarded
 from .address import Address
 from .asking import Asking, NobodyAnswers
 from .log import Log
@@ -19,12 +19,6 @@ from .state import Result
 
 MOST_KEPT = 2**31
 """Messages of a room; more could not be told in a record, nor be in memory."""
-
-
-def _wall_clock() -> Callable[[], float]:
-    """Return a clock that says what time it is, and never goes back."""
-    began = time.time() - time.monotonic()
-    return lambda: began + time.monotonic()
 
 
 @dataclass(slots=True)
@@ -59,9 +53,9 @@ class RabbitBroker:
         self._window = window
         self._lease = lease
         self._timeout = timeout
-        self._clock = clock or _wall_clock()
+        self._clock = clock or wall_clock()
         self._log = Log(address, self, instance, timeout=timeout, clock=self._clock)
-        self._receiver: Receiver | None = None
+        self._receiver: Guarded | None = None
         self._feeds: dict[str, _Feed] = {}
         self._departed: list[Departure] = []
         self._forgotten = False
@@ -89,7 +83,7 @@ class RabbitBroker:
         if none runs, the log is read, as else nobody could tell it.
         Raises :exc:`hubbub.errors.ConfigurationError` as the contract says.
         """
-        self._receiver = receiver
+        self._receiver = None if receiver is None else Guarded(receiver, self.instance)
         if receiver is None:
             await self._asking.start()
             return
@@ -231,20 +225,12 @@ class RabbitBroker:
         if entry.offset is not None:
             feed.offset = entry.offset
         assert self._receiver is not None
-        try:
-            self._receiver.deliver(room, entry, epoch)
-        except Exception:
-            # It is published; this instance's trouble is not the publisher's, nor the other rooms'.
-            logger.exception("error", extra=fields(during="delivery", room=room, instance=self.instance))
+        self._receiver.deliver(room, entry, epoch)
 
     def control(self, payload: bytes) -> None:
         """Hand a control message over."""
-        if self._receiver is None:
-            return
-        try:
+        if self._receiver is not None:
             self._receiver.control(payload)
-        except Exception:
-            logger.exception("error", extra=fields(during="control", instance=self.instance))
 
     def began(self, *, anew: bool) -> None:
         """Make good what subscribed rooms have missed; be an instance."""
@@ -274,10 +260,7 @@ class RabbitBroker:
 
     def _lose(self, room: str, feed: _Feed) -> None:
         assert self._receiver is not None
-        try:
-            self._receiver.lost(room, Position(feed.epoch, feed.offset))
-        except Exception:
-            logger.exception("error", extra=fields(during="delivery", room=room, instance=self.instance))
+        self._receiver.lost(room, Position(feed.epoch, feed.offset))
 
     def _hold_all(self) -> None:
         for room in self._feeds:

@@ -7,6 +7,7 @@ from ...errors import Unavailable
 from ...observe.log import fields, logger
 from ...protocol.envelope import Position
 from ..base import Entry, Guarantees, History, Receiver, Renewal, Retention
+from ..guarded import Guarded
 from .address import Address
 from .feed import Page
 from .messages import Unreadable, entry_of
@@ -67,7 +68,7 @@ class RedisBroker:
             ready=_nothing if rooms is None else rooms.repair.ready,
         )
         if rooms is not None and receiver is not None:
-            rooms.start(servers, receiver)
+            rooms.start(servers, Guarded(receiver, self.instance))
         try:
             await servers.start()
             self._servers = servers

@@ -6,14 +6,14 @@ is complete: what comes meanwhile waits, what is missing is fetched, and then it
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 from redis.exceptions import ResponseError
 
 from ...errors import Unavailable
 from ...observe.log import fields, logger
 from ...protocol.envelope import Position
-from ..base import Entry, Receiver
+from ..base import Entry
+from ..guarded import Guarded
 from .feed import Feed, Page
 from .messages import Unreadable, entry_of, spread
 from .names import Names
@@ -46,7 +46,7 @@ class Rooms:
         self.repair = Repair(self, names, self._control)
         self._behind: asyncio.Queue[Feed] = asyncio.Queue()
         self._servers: Servers | None = None
-        self._receiver: Receiver | None = None
+        self._receiver: Guarded | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._unreadable: set[str] = set()
 
@@ -56,7 +56,7 @@ class Rooms:
         assert self._servers is not None
         return self._servers
 
-    def start(self, servers: Servers, receiver: Receiver) -> None:
+    def start(self, servers: Servers, receiver: Guarded) -> None:
         """Deliver to `receiver` from now on."""
         self._servers = servers
         self._receiver = receiver
@@ -158,7 +158,7 @@ class Rooms:
         feed = self.feeds.get(channel)
         if feed is None:
             if channel in self._control and self._receiver is not None:
-                self._hand_over("control", lambda receiver: receiver.control(data))
+                self._receiver.control(data)
             return
         try:
             for epoch, entry in spread(data):
@@ -193,23 +193,13 @@ class Rooms:
             self.fell_behind(feed)
 
     def _deliver(self, feed: Feed, entry: Entry) -> None:
-        receiver = self._receiver
-        if receiver is not None:
-            try:
-                receiver.deliver(feed.room, entry, feed.epoch)
-            except Exception:
-                logger.exception("error", extra=fields(during="delivery", room=feed.room))
+        if self._receiver is not None:
+            self._receiver.deliver(feed.room, entry, feed.epoch)
 
     def _lose(self, feed: Feed, epoch: str, offset: int) -> None:
         feed.epoch, feed.offset = epoch, offset
-        self._hand_over("delivery", lambda receiver: receiver.lost(feed.room, feed.position))
-
-    def _hand_over(self, during: str, give: Callable[[Receiver], None]) -> None:
         if self._receiver is not None:
-            try:
-                give(self._receiver)
-            except Exception:
-                logger.exception("error", extra=fields(during=during))
+            self._receiver.lost(feed.room, feed.position)
 
     def _skipped(self, feed: Feed, because: str) -> None:
         if feed.room not in self._unreadable and len(self._unreadable) < 1000:

@@ -1,7 +1,6 @@
 """The event loop's side: who is subscribed, what is spread, and what is asked of the two threads."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from ...errors import Unavailable
 from ...observe.log import fields, logger
 from ...protocol.envelope import Position
 from ..base import Entry, Guarantees, History, Receiver, Renewal, Retention
+from ..clock import wall_clock
 from ..memory import MemoryBroker, MemoryStore
 from .file import File
 from .reader import Reader
@@ -22,12 +22,6 @@ PUBLISHES = 512
 
 PAGES = 16
 """Pages of history that are read before the first of them is handed over, at most."""
-
-
-def _wall_clock() -> Callable[[], float]:
-    """Return a clock that says what time it is, and never goes back."""
-    began = time.time() - time.monotonic()
-    return lambda: began + time.monotonic()
 
 
 @dataclass(slots=True)
@@ -59,7 +53,7 @@ class SqliteStore:
     ) -> None:
         self.path = Path(path)
         self.window = window
-        self.clock = clock or _wall_clock()
+        self.clock = clock or wall_clock()
         # Members and control messages are one process's, and gone with it: as memory:// has them.
         self.local = MemoryStore(lease=lease) if clock is None else MemoryStore(lease=lease, clock=clock)
         self.feeds: dict[str, _Feed] = {}
