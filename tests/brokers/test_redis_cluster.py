@@ -95,7 +95,7 @@ async def test_a_master_that_is_emptied_begins_its_rooms_anew_and_no_others(mast
     broker = opened(masters.url)
     async with started(broker) as (inbox,):
         begins = {room: await broker.subscribe(room) for room in ROOMS}
-        await masters.nodes[0].command("flushall")
+        await masters.nodes[0].ask("flushall")
         emptied = {room for room in ROOMS if broker._names.room(room).slot < 5461}
         assert emptied
         await inbox.until(lambda: {room for room, _ in inbox.losses} == emptied)

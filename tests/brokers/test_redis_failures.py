@@ -205,9 +205,9 @@ async def test_steps_that_the_server_was_made_to_forget_are_told_again(server):
     broker = opened(server.url)
     async with started(broker) as (inbox,):
         await broker.subscribe("room")
-        await server.command("script", "flush")
+        await server.ask("script", "flush")
         await publish_until_done(broker, "room", b"x")
-        await server.command("script", "flush")
+        await server.ask("script", "flush")
         assert await broker.enter("room", "ada", "1", b"")
         await inbox.entries("room", 1)
 
@@ -223,7 +223,7 @@ async def test_a_server_that_is_emptied_begins_new_epochs_and_says_so_though_nob
             await publish_until_done(broker, room, b"x")
             await inbox.entries(room, 1)
         await broker.enter("a", "ada", "1", b"ada")
-        await server.command("flushall")
+        await server.ask("flushall")
         await inbox.until(lambda: {room for room, _ in inbox.losses} == set(ROOMS))
         for room, position in inbox.losses:
             assert position.epoch != begins[room].epoch
@@ -243,7 +243,7 @@ async def test_what_is_published_after_a_server_was_emptied_arrives(server):
         begins = await other.subscribe("room")
         await publish_until_done(one, "room", b"before")
         await inbox.entries("room", 1)
-        await server.command("flushall")
+        await server.ask("flushall")
         after = [await publish_until_done(one, "room", b"%d" % number) for number in range(5)]
         assert after[0].epoch != begins.epoch
         assert [position.offset for position in after] == [1, 2, 3, 4, 5]
@@ -260,7 +260,7 @@ async def test_a_room_whose_log_is_gone_says_what_is_lost(server, proxy):
         for number in range(5):
             await publish_until_done(one, "room", b"%d" % number)
         assert inbox.deliveries == []
-        await server.command("del", "hubbub:{:room}:log")
+        await server.ask("del", "hubbub:{:room}:log")
         proxy.apply(Reset())
         await inbox.until(lambda: bool(inbox.losses))
         assert inbox.losses == [("room", Position(begins.epoch, 5))]
@@ -278,13 +278,13 @@ async def test_what_can_not_be_read_of_a_log_is_skipped_and_told_as_lost(server,
         proxy.apply(HalfOpen())
         for number in range(3):
             await publish_until_done(one, "room", b"%d" % number)
-        await server.command("xdel", "hubbub:{:room}:log", "2-0")
-        listed = (await server.command("xrange", "hubbub:{:room}:log", "2", "2")).split()
-        await server.command("xdel", "hubbub:{:room}:log", listed[0])
+        await server.ask("xdel", "hubbub:{:room}:log", "2-0")
+        listed = (await server.ask("xrange", "hubbub:{:room}:log", "2", "2")).split()
+        await server.ask("xdel", "hubbub:{:room}:log", listed[0])
         # As if somebody else had written the last.
-        last = (await server.command("xrange", "hubbub:{:room}:log", "3", "3")).split()[0]
-        await server.command("xdel", "hubbub:{:room}:log", last)
-        await server.command("xadd", "hubbub:{:room}:log", f"{last}1", "d", "junk")
+        last = (await server.ask("xrange", "hubbub:{:room}:log", "3", "3")).split()[0]
+        await server.ask("xdel", "hubbub:{:room}:log", last)
+        await server.ask("xadd", "hubbub:{:room}:log", f"{last}1", "d", "junk")
         with collected_logs() as logs:
             proxy.apply(Reset())
             await inbox.until(lambda: ("room", Position(begins.epoch, 3)) in inbox.losses)
@@ -300,7 +300,7 @@ async def test_junk_on_a_rooms_channel_is_logged_and_does_no_harm(server):
         await broker.subscribe("room")
         with collected_logs() as logs:
             for junk in ("junk", "\\x00\\x00\\x00\\x05ab", "0000"):
-                await server.command("spublish", "hubbub:{:room}", junk)
+                await server.ask("spublish", "hubbub:{:room}", junk)
             await publish_until_done(broker, "room", b"x")
             assert [entry.payload for entry in await inbox.entries("room", 1)] == [b"x"]
         assert len(logs.of("broker unreadable")) == 1
@@ -316,7 +316,7 @@ async def test_a_head_that_can_not_be_read_begins_anew(server):
         for command in ("set", "lpush"):
             # In one step: somebody looks at the room every second.
             step = "redis.call('del', KEYS[1]) redis.call(ARGV[1], KEYS[1], 'junk')"
-            await server.command("eval", step, "1", "hubbub:{:room}", command)
+            await server.ask("eval", step, "1", "hubbub:{:room}", command)
             anew = await publish_until_done(broker, "room", b"y", key=command)
             assert anew.epoch != begins.epoch
             assert anew.offset == 1
@@ -327,11 +327,11 @@ async def test_a_member_that_can_not_be_read_is_no_member(server):
     broker = opened(server.url)
     async with started(broker):
         await broker.enter("room", "ada", "1", b"ada")
-        await server.command("hset", "hubbub:{:room}:members", "eve", "junk")
+        await server.ask("hset", "hubbub:{:room}:members", "eve", "junk")
         assert await broker.members("room") == {"ada": b"ada"}
         await broker.enter("room", "eve", "2", b"eve")
         assert await broker.members("room") == {"ada": b"ada", "eve": b"eve"}
-        await server.command("hset", "hubbub:{:room}:members", "eve", "junk")
+        await server.ask("hset", "hubbub:{:room}:members", "eve", "junk")
         assert not await broker.leave("room", "eve", "2")
         assert await broker.leave("room", "ada", "1")
 
@@ -384,13 +384,13 @@ async def test_a_room_that_is_left_while_it_is_listened_to_anew_is_listened_to_n
                 gone.set()
 
         rooms.fell_behind = leave_meanwhile
-        await server.command("client", "kill", "type", "pubsub")
+        await server.ask("client", "kill", "type", "pubsub")
         async with asyncio.timeout(10):
             await gone.wait()
         await publish_until_done(broker, "stays", b"x")
         await inbox.entries("stays", 1)
         async with asyncio.timeout(10):
-            while (await server.command("pubsub", "shardnumsub", "hubbub:{:left}")).split()[-1] != "0":  # noqa: ASYNC110
+            while (await server.ask("pubsub", "shardnumsub", "hubbub:{:left}")).split()[-1] != "0":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert not any(feed.room == "left" for feed in rooms.held)
 

@@ -97,7 +97,7 @@ async def test_a_replica_that_joins_ends_the_lineage_since_it_may_take_over():
         broker = opened(server.url)
         async with started(broker) as (inbox,):
             begins = await broker.subscribe("room")
-            await replica.command("replicaof", "127.0.0.1", str(server.port))
+            await replica.ask("replicaof", "127.0.0.1", str(server.port))
             await inbox.until(lambda: bool(inbox.losses))
             assert inbox.losses[0][1].epoch != begins.epoch
             await until(lambda: broker.available)
@@ -108,7 +108,7 @@ async def test_who_has_not_heard_of_a_new_lineage_begins_no_epochs():
         late, other = opened(server.url), opened(server.url)
         async with started(late, other) as (inbox, _):
             before = await late.subscribe("room")
-            await replica.command("replicaof", "127.0.0.1", str(server.port))
+            await replica.ask("replicaof", "127.0.0.1", str(server.port))
             await until(lambda: other._servers.of(0).lineage not in (SAFE, b""))
             begun = await publish_until_done(other, "room", b"0")
             assert begun.epoch != before.epoch

@@ -61,7 +61,7 @@ async def test_what_an_instance_that_died_while_it_removed_anothers_members_left
                 departures += (await third.renew()).departures
         assert sorted(departure.room for departure in departures) == [f"room {number}" for number in range(5)]
         assert await third.instances() == [third.instance]
-        left = set((await server.command("keys", "*")).split())
+        left = set((await server.ask("keys", "*")).split())
         assert not any("members" in key or ":gone" in key for key in left), left
 
 
@@ -110,7 +110,7 @@ async def test_a_member_whose_entry_was_not_answered_is_taken_out(server, proxy)
         proxy.apply(HalfOpen(direction=Direction.DOWN))
         entering = asyncio.ensure_future(broker.enter("room", "ada", "2", b"ada"))
         async with asyncio.timeout(5):
-            while await server.command("hlen", "hubbub:{:room}:members") != "2":  # noqa: ASYNC110
+            while await server.ask("hlen", "hubbub:{:room}:members") != "2":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         proxy.apply(Reset())
         with pytest.raises(Unavailable):
@@ -183,7 +183,7 @@ async def test_departures_whose_removal_was_not_answered_are_told_by_the_next_on
             await asyncio.sleep(0.1)
             departures = (await third.renew()).departures
         assert departures == [Departure("room", "ada", b"ada")]
-        left = set((await server.command("keys", "*")).split())
+        left = set((await server.ask("keys", "*")).split())
         assert not any("departed" in key for key in left), left
 
 
@@ -211,5 +211,5 @@ async def test_who_only_publishes_takes_no_part(server):
         assert await hub.instances() == [hub.instance]
         await inbox.entries("room", 1)
         await inbox.until(lambda: inbox.controls == [b"hello"])
-        assert len((await server.command("client", "list", "type", "pubsub")).splitlines()) == 1
+        assert len((await server.ask("client", "list", "type", "pubsub")).splitlines()) == 1
         await script.stop()

@@ -53,14 +53,14 @@ async def test_a_database_that_there_is_not_is_said(server):
 
 
 async def test_a_user_that_may_not_do_what_is_needed_is_said(server):
-    await server.command("acl", "setuser", "chat", "on", ">secret", "+@all", "-script", "~*", "&*")
+    await server.ask("acl", "setuser", "chat", "on", ">secret", "+@all", "-script", "~*", "&*")
     with pytest.raises(ConfigurationError, match="may not do") as raised:
         await opened(f"redis://chat:secret@127.0.0.1:{server.port}/0").start(Inbox())
     assert "secret" not in str(raised.value)
 
 
 async def test_a_user_that_may_not_listen_is_said(server):
-    await server.command("acl", "setuser", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
+    await server.ask("acl", "setuser", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
     broker = opened(f"redis://deaf:secret@127.0.0.1:{server.port}/0")
     with pytest.raises(ConfigurationError, match="may not do"):
         await broker.start(Inbox())
@@ -73,7 +73,7 @@ async def test_a_user_that_may_not_listen_is_said(server):
 async def test_a_user_with_the_rights_that_the_docs_name_can_do_everything(server):
     page = Path(__file__).parents[2] / "docs" / "how-to" / "redis.md"
     (rule,) = re.findall(r"^    user (hub on .*)$", page.read_text(), re.MULTILINE)
-    await server.command("acl", "setuser", *rule.split())
+    await server.ask("acl", "setuser", *rule.split())
     password = re.search(r">(\S+)", rule)[1]
     url = f"redis://hub:{password}@127.0.0.1:{server.port}/0?prefix=chat"
     one, other = opened(url), opened(url, lease=0.2)
@@ -91,7 +91,7 @@ async def test_a_user_with_the_rights_that_the_docs_name_can_do_everything(serve
             while not (await one.renew()).departures:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert one._servers.of(0).lineage == SAFE
-        await server.command("client", "kill", "user", "hub")
+        await server.ask("client", "kill", "user", "hub")
         await publish_until_done(one, "room", b"y")
         await inbox.entries("room", 2)
 
@@ -184,7 +184,7 @@ async def test_a_server_that_is_full_refuses_and_goes_on_when_there_is_room():
             with pytest.raises(Unavailable, match="OOM"):
                 await fill()
             count = len(inbox.of("room"))
-            await server.command("config", "set", "maxmemory", "1gb")
+            await server.ask("config", "set", "maxmemory", "1gb")
             position = await publish_until_done(broker, "room", b"x")
             entries = await inbox.entries("room", count + 1)
             assert [entry.offset for entry in entries] == list(range(1, position.offset + 1))

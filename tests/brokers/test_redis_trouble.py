@@ -166,7 +166,7 @@ async def test_an_emptied_redis_is_a_gap_for_the_members_who_are_there_again(red
         await room.send(Say("before"))
         assert await texts(room, 1) == ["before"]
         epoch = room.position.epoch
-        await redis.command("FLUSHALL")
+        await redis.ask("FLUSHALL")
         async with asyncio.timeout(10):
             gap = await anext(event async for event in room if isinstance(event, Gap))
             assert gap.position.epoch != epoch

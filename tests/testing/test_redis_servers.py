@@ -8,11 +8,11 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_server_keeps_what_it_holds_when_it_is_killed_and_leaves_nothing_behind():
     async with RedisServer() as server:
-        await server.command("set", "a", "b")
+        await server.ask("set", "a", "b")
         await server.kill()
         assert not server.running
         await server.start()
-        assert await server.command("get", "a") == "b"
+        assert await server.ask("get", "a") == "b"
         folder = server.folder
         assert server.url == f"redis://127.0.0.1:{server.port}/0"
     assert not folder.exists()
@@ -20,38 +20,38 @@ async def test_a_server_keeps_what_it_holds_when_it_is_killed_and_leaves_nothing
 
 async def test_a_server_may_hold_everything_in_memory():
     async with RedisServer(synced="off") as server:
-        await server.command("set", "a", "b")
+        await server.ask("set", "a", "b")
         await server.restart()
-        assert await server.command("get", "a") == ""
+        assert await server.ask("get", "a") == ""
 
 
 async def test_a_server_may_want_a_password():
     async with RedisServer(password="secret") as server:
-        assert await server.command("ping") == "PONG"
+        assert await server.ask("ping") == "PONG"
         assert server.url == f"redis://:secret@127.0.0.1:{server.port}/0"
         server.password = "wrong"
         with pytest.raises(RuntimeError, match=r"WRONGPASS|NOAUTH"):
-            await server.command("ping")
+            await server.ask("ping")
 
 
 async def test_a_server_may_speak_tls():
     async with RedisServer(tls=True) as server:
-        assert await server.command("ping") == "PONG"
+        assert await server.ask("ping") == "PONG"
         assert server.url.startswith("rediss://")
 
 
 async def test_a_cluster_shares_the_slots():
     async with RedisCluster() as cluster:
-        assert "cluster_slots_ok:16384" in await cluster.nodes[2].command("cluster", "info")
+        assert "cluster_slots_ok:16384" in await cluster.nodes[2].ask("cluster", "info")
         assert cluster.url.count(",") == 2
 
 
 async def test_sentinels_replace_a_master_that_is_gone():
     async with RedisSentinel() as sentinel:
-        await sentinel.master.command("set", "a", "b")
+        await sentinel.master.ask("set", "a", "b")
         await sentinel.master.kill()
         await sentinel.until_master(sentinel.replica.port)
-        assert await sentinel.replica.command("get", "a") == "b"
+        assert await sentinel.replica.ask("get", "a") == "b"
 
 
 def test_it_says_which_package_is_missing_and_leaves_no_folder(monkeypatch, tmp_path):

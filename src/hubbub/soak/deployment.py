@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from ..errors import ConfigurationError
 from ..testing.faults import FaultProxy
 from ..testing.processes import Process
+from ..testing.servers import Server
 from ..testing.servers.haproxy import HAProxy
-from .engine import Engine, guarantees, link, private_engine, through
+from .engine import guarantees, link, private_engine, through
 from .order import Order
 from .server import SPARE_FILES, memory, served
 
@@ -25,7 +26,7 @@ class Deployment:
         self,
         instances: Sequence[Process],
         links: Sequence[FaultProxy],
-        engine: Engine | None,
+        engine: Server | None,
         balancer: HAProxy | None,
         *,
         durable: bool,

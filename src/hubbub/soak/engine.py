@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from ..brokers import open_broker
@@ -10,6 +9,7 @@ from ..brokers.base import Guarantees
 from ..errors import ConfigurationError
 from ..settings import Settings
 from ..testing.faults import FaultProxy
+from ..testing.servers import Server
 
 PRIVATE = ("redis", "rabbitmq", "nats")
 """Names of brokers that a soak starts for itself."""
@@ -17,47 +17,28 @@ PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671, "nats": 422
 """Where brokers are if their URL does not say so, for each scheme that means one server."""
 
 
-class Engine(Protocol):
-    """A private broker's server."""
-
-    async def start(self) -> None:
-        """Start it again, with its data, where it was."""
-
-    async def stop(self) -> object:
-        """Stop it in an orderly way."""
-
-    async def kill(self) -> None:
-        """End it as kill -9 does."""
-
-    def pause(self) -> None:
-        """Have it do nothing, without an end to its connections."""
-
-    def resume(self) -> None:
-        """Let it go on."""
-
-
 @asynccontextmanager
-async def private_engine(name: str) -> AsyncIterator[tuple[Engine, str]]:
+async def private_engine(name: str) -> AsyncIterator[tuple[Server, str]]:
     """Have a private broker run until the block ends, which its data do not outlive; its URL is told, too.
 
     Raises :exc:`ConfigurationError` if it is not installed.
     """
     # Only here: a soak on one broker needs nothing of the others.
+    server: Server
     if name == "redis":
         from ..testing.servers.redis import RedisServer
 
-        async with RedisServer() as redis:
-            yield redis, redis.url
+        server = RedisServer()
     elif name == "rabbitmq":
         from ..testing.servers.rabbitmq import RabbitServer
 
-        async with RabbitServer() as rabbit:
-            yield rabbit, rabbit.broker()
+        server = RabbitServer()
     else:
         from ..testing.servers.nats import NatsServer
 
-        async with NatsServer() as nats:
-            yield nats, nats.broker()
+        server = NatsServer()
+    async with server:
+        yield server, server.url
 
 
 def guarantees(url: str) -> Guarantees:

@@ -31,13 +31,13 @@ class NotStarted(HubbubError):
     """A server ended before it was ready, or was not ready in time; the text has its log."""
 
 
-class Process:
+class Command:
     """A command that serves on a port of this machine: an async context manager.
 
     Each ``{port}`` in the command stands for the port, a free one if none is given. It is ready when the
     `ready` path answers 200 over HTTP, with None when somebody listens, or when a function of the port
-    returns true. The command gets this process's
-    environment and `environment`; it and what it starts are a process group of their own.
+    returns true. The command gets this process's environment and `environment`; it and what it starts are a
+    process group of their own.
 
     Raises :exc:`NotStarted` with the log if the server does not become ready within `starts_within` seconds.
     It is ended with the context in any case, by force if it does not stop within `stops_within` seconds.
@@ -69,34 +69,6 @@ class Process:
         self.port = port
         """Where it serves; before the start, what was asked for."""
 
-    @classmethod
-    def serving(
-        cls,
-        target: str,
-        *,
-        port: int = 0,
-        ready: str | None = "/readyz",
-        environment: Mapping[str, str] | None = None,
-        directory: str | os.PathLike[str] | None = None,
-        starts_within: float = 30.0,
-        stops_within: float = 15.0,
-        **settings: object,
-    ) -> Self:
-        """Return ``hubbub serve target`` on a free port; `settings` are hubbub's, as ``drain=0.5``.
-
-        `ready` is where the hub answers probes: ``/live/readyz`` for one that is mounted at ``/live``.
-        """
-        variables = {f"HUBBUB_{name.upper()}": str(value) for name, value in settings.items()}
-        return cls(
-            [sys.executable, "-m", "hubbub", "serve", target, "--port", "{port}"],
-            port=port,
-            ready=ready,
-            environment={**variables, **(environment or {})},
-            directory=directory,
-            starts_within=starts_within,
-            stops_within=stops_within,
-        )
-
     async def __aenter__(self) -> Self:
         try:
             await self.start()
@@ -127,10 +99,6 @@ class Process:
     def running(self) -> bool:
         """Whether the process is there."""
         return self._process is not None and self._process.returncode is None
-
-    def url(self, path: str = "/", scheme: str = "ws") -> str:
-        """Return the URL of a path on it."""
-        return f"{scheme}://127.0.0.1:{self.port}{path}"
 
     def memory(self, name: str = "VmRSS") -> int:
         """Return the bytes of memory that it has now, or at most had (``VmHWM``). For Linux.
@@ -257,6 +225,45 @@ class Process:
         await self.kill()
         command = " ".join(self.command)
         raise NotStarted(f"{command} did not start. {problem} It wrote:\n{self.log or 'nothing'}")
+
+
+class Process(Command):
+    """A command that serves HTTP or WebSockets: it has URLs.
+
+    It takes what :class:`Command` takes.
+    """
+
+    @classmethod
+    def serving(
+        cls,
+        target: str,
+        *,
+        port: int = 0,
+        ready: str | None = "/readyz",
+        environment: Mapping[str, str] | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        starts_within: float = 30.0,
+        stops_within: float = 15.0,
+        **settings: object,
+    ) -> Self:
+        """Return ``hubbub serve target`` on a free port; `settings` are hubbub's, as ``drain=0.5``.
+
+        `ready` is where the hub answers probes: ``/live/readyz`` for one that is mounted at ``/live``.
+        """
+        variables = {f"HUBBUB_{name.upper()}": str(value) for name, value in settings.items()}
+        return cls(
+            [sys.executable, "-m", "hubbub", "serve", target, "--port", "{port}"],
+            port=port,
+            ready=ready,
+            environment={**variables, **(environment or {})},
+            directory=directory,
+            starts_within=starts_within,
+            stops_within=stops_within,
+        )
+
+    def url(self, path: str = "/", scheme: str = "ws") -> str:
+        """Return the URL of a path on it."""
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
 
 
 def _probe(ready: str | Ready | None) -> Ready:

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from ..processes import Process
 from . import program
@@ -78,14 +77,6 @@ class HAProxy(Process):
             f"    server instance{number} 127.0.0.1:{port}" for number, port in enumerate(self.backends, 1)
         ]
         return CONFIGURATION.format(connections=self._connections, servers="\n".join(servers))
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Stop it, and let go of its port and its folder."""

@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from ..processes import Process
-from . import program
+from . import Server, program
 
+FILE = "server.conf"
 STARTS_WITHIN = 30.0
-STOPS_WITHIN = 15.0
 
 
-class NatsServer(Process):
+class NatsServer(Server):
     """A nats-server on a free port of this machine: an async context manager.
 
     What JetStream stores is in a folder of its own, which outlives :meth:`kill` and :meth:`start` and is gone
@@ -44,7 +43,7 @@ class NatsServer(Process):
     ) -> None:
         # First, as whoever has not installed it gets no server that could remove the folder.
         nats_server = program("nats-server", "nats-server")
-        self.folder = Path(tempfile.mkdtemp(prefix="hubbub-nats-"))
+        folder = Path(tempfile.mkdtemp(prefix="hubbub-nats-"))
         self.prefix = prefix or f"test{secrets.token_hex(4)}"
         self._user = user
         self._password = password
@@ -54,24 +53,16 @@ class NatsServer(Process):
         self._max_payload = max_payload
         self._jetstream = jetstream
         super().__init__(
-            [nats_server, "--config", str(self._file), "--port", "{port}"],
+            [nats_server, "--config", str(folder / FILE), "--port", "{port}"],
+            folder=folder,
             port=port,
             ready=self._is_ready,
-            directory=self.folder,
             starts_within=starts_within,
-            stops_within=STOPS_WITHIN,
         )
         self._write()
 
-    async def close(self) -> None:
-        """Stop it, and remove its folder."""
-        try:
-            await super().close()
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     @property
-    def url(self) -> str:  # type: ignore[override]
+    def url(self) -> str:
         """A broker URL."""
         return self.broker()
 
@@ -100,10 +91,6 @@ class NatsServer(Process):
             raise RuntimeError("It is running.")
         shutil.rmtree(self.folder / "store", ignore_errors=True)
 
-    @property
-    def _file(self) -> Path:
-        return self.folder / "server.conf"
-
     def _write(self) -> None:
         lines = ['host: "127.0.0.1"', 'server_name: "hubbub"']
         if self._max_payload is not None:
@@ -122,8 +109,9 @@ class NatsServer(Process):
         if self._tls is not None:
             certificate, key = (json.dumps(str(path.absolute())) for path in self._tls)
             lines.append(f"tls {{ cert_file: {certificate}, key_file: {key} }}")
-        self._file.touch(mode=0o600)
-        self._file.write_text("\n".join(lines) + "\n")
+        file = self.folder / FILE
+        file.touch(mode=0o600)
+        file.write_text("\n".join(lines) + "\n")
 
     async def _is_ready(self, port: int) -> bool:
         """Tell whether it greets, and says that it has JetStream if it should.

@@ -1,7 +1,6 @@
 """A private RabbitMQ, for tests: nothing of the system's is used but its programs."""
 
 import asyncio
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Self
 from urllib.parse import urlencode
 
 from ..processes import BETWEEN_LOOKS, Process
-from . import program
+from . import Server, program
 
 SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Where Debian has the program itself; the one on the path changes to the system's user and folders."""
@@ -19,7 +18,7 @@ STOPS_WITHIN = 30.0
 SETTLES_WITHIN = 30.0
 
 
-class RabbitServer(Process):
+class RabbitServer(Server):
     """A RabbitMQ node on free ports of this machine: an async context manager.
 
     It has a name server (epmd), folders and a cookie of its own, one scheduler, and the user ``guest`` with
@@ -35,15 +34,15 @@ class RabbitServer(Process):
         names = program("epmd", "rabbitmq-server")
         found = program("rabbitmq-server", "rabbitmq-server")
         script = SCRIPT if Path(SCRIPT).exists() else found
-        self.folder = Path(tempfile.mkdtemp(prefix="hubbub-rabbitmq-"))
-        (self.folder / "rabbitmq.conf").write_text(f"{CONFIGURATION}{configuration}\n")
-        (self.folder / "plugins").write_text("[].\n")
+        folder = Path(tempfile.mkdtemp(prefix="hubbub-rabbitmq-"))
+        (folder / "rabbitmq.conf").write_text(f"{CONFIGURATION}{configuration}\n")
+        (folder / "plugins").write_text("[].\n")
         self._names = Process([names, "-address", "127.0.0.1", "-port", "{port}"], ready=None)
         super().__init__(
             ["env", "RABBITMQ_NODE_PORT={port}", script],
+            folder=folder,
             port=port,
             ready=_greets,
-            directory=self.folder,
             starts_within=starts_within,
             stops_within=STOPS_WITHIN,
         )
@@ -69,17 +68,14 @@ class RabbitServer(Process):
                 await asyncio.sleep(BETWEEN_LOOKS)
 
     async def close(self) -> None:
-        """Stop it, and remove its folder."""
+        """Stop it and its name server, and remove its folder."""
         try:
             await super().close()
         finally:
-            try:
-                await self._names.close()
-            finally:
-                await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+            await self._names.close()
 
     @property
-    def url(self) -> str:  # type: ignore[override]
+    def url(self) -> str:
         """A broker URL; rooms that should not see those of another have a prefix: see :meth:`broker`."""
         return self.broker()
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from ..processes import NotStarted, Process
-from . import program
+from . import Server, program
 
 FORMS_WITHIN = 60.0
 """Seconds within which a cluster forms, or Sentinels find each other."""
@@ -25,7 +25,7 @@ Synced = Literal["always", "everysec", "off"]
 """When a write is on the disk: before it is answered, within a second, or never."""
 
 
-class RedisServer:
+class RedisServer(Server):
     """A redis-server with a folder of its own: an async context manager.
 
     What it holds outlives :meth:`kill` and :meth:`start` as far as `synced` says, and is removed with the
@@ -45,11 +45,11 @@ class RedisServer:
     ) -> None:
         # First, as whoever has not installed it gets no server that could remove the folder.
         redis_server = program("redis-server", "redis-server")
-        self.folder = Path(tempfile.mkdtemp(prefix="hubbub-redis-"))
-        self.certificate = self.folder / "certificate.pem" if tls else None
+        folder = Path(tempfile.mkdtemp(prefix="hubbub-redis-"))
+        self.certificate = folder / "certificate.pem" if tls else None
         """The certificate that it shows, which is signed by itself."""
         self.password = password
-        command = [redis_server, "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command = [redis_server, "--bind", "127.0.0.1", "--dir", str(folder)]
         command += ["--save", "", "--appendonly", "no" if synced == "off" else "yes"]
         if synced != "off":
             command += ["--appendfsync", synced]
@@ -60,44 +60,8 @@ class RedisServer:
         else:
             command += ["--port", "0", "--tls-port", "{port}", "--tls-auth-clients", "no"]
             command += ["--tls-cert-file", str(self.certificate), "--tls-ca-cert-file", str(self.certificate)]
-            command += ["--tls-key-file", str(self.folder / "key.pem")]
-        self.process = Process(command + list(arguments), ready=self._is_ready, directory=self.folder)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    @property
-    def port(self) -> int:
-        """Where it serves."""
-        return self.process.port
-
-    @property
-    def log(self) -> str:
-        """What it has written; the last 256 KiB."""
-        return self.process.log
-
-    @property
-    def pid(self) -> int:
-        """The id of the process; `RuntimeError` if none runs."""
-        return self.process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self.process.running
+            command += ["--tls-key-file", str(folder / "key.pem")]
+        super().__init__(command + list(arguments), folder=folder, ready=self._is_ready)
 
     @property
     def url(self) -> str:
@@ -111,29 +75,9 @@ class RedisServer:
         """Start it, and wait until it answers."""
         if self.certificate is not None and not self.certificate.exists():
             await _make_certificate(self.folder / "key.pem", self.certificate)
-        await self.process.start()
+        await super().start()
 
-    async def kill(self) -> None:
-        """End it as kill -9 does; nothing if it has ended."""
-        await self.process.kill()
-
-    async def stop(self) -> int:
-        """Have it stop in good order; return its exit status."""
-        return await self.process.stop()
-
-    async def restart(self) -> None:
-        """Stop it, and start it again on the same port; after :meth:`kill`, just start it."""
-        await self.process.restart()
-
-    def pause(self) -> None:
-        """Have it do nothing: its connections stay, and nothing is answered."""
-        self.process.pause()
-
-    def resume(self) -> None:
-        """Let it go on after :meth:`pause`."""
-        self.process.resume()
-
-    async def command(self, *words: str) -> str:
+    async def ask(self, *words: str) -> str:
         """Run redis-cli with a command; return what it prints.
 
         Raises `RuntimeError` with what it printed if that is an error.
@@ -143,13 +87,6 @@ class RedisServer:
         if self.certificate is not None:
             words = ("--tls", "--cacert", str(self.certificate), *words)
         return await _redis_cli("-p", str(self.port), *words)
-
-    async def close(self) -> None:
-        """Stop it, and remove its folder."""
-        try:
-            await self.process.close()
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _is_ready(self, port: int) -> bool:
         context = None
@@ -216,17 +153,15 @@ class RedisCluster:
     async def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """Move a slot and what lies in it from one master to another, as resharding does."""
         number = str(slot)
-        await target.command(
-            "cluster", "setslot", number, "importing", await source.command("cluster", "myid")
-        )
-        name = await target.command("cluster", "myid")
-        await source.command("cluster", "setslot", number, "migrating", name)
-        while keys := await source.command("cluster", "getkeysinslot", number, "100"):
-            await source.command(
+        await target.ask("cluster", "setslot", number, "importing", await source.ask("cluster", "myid"))
+        name = await target.ask("cluster", "myid")
+        await source.ask("cluster", "setslot", number, "migrating", name)
+        while keys := await source.ask("cluster", "getkeysinslot", number, "100"):
+            await source.ask(
                 *("migrate", "127.0.0.1", str(target.port), "", "0", "5000", "keys", *keys.splitlines())
             )
         for node in (target, source, *self.nodes):
-            await node.command("cluster", "setslot", number, "node", name)
+            await node.ask("cluster", "setslot", number, "node", name)
 
     async def close(self) -> None:
         """Stop all nodes, and remove their folders."""
@@ -242,7 +177,7 @@ class RedisCluster:
         await self.until_formed()
 
     async def _is_formed(self) -> bool:
-        told = await asyncio.gather(*(node.command("cluster", "info") for node in self.nodes))
+        told = await asyncio.gather(*(node.ask("cluster", "info") for node in self.nodes))
         known = f"cluster_known_nodes:{len(self.nodes)}"
         return all("cluster_state:ok" in info and known in info.split() for info in told)
 
@@ -268,7 +203,7 @@ class RedisSentinel:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.gather(self.master.start(), self.replica.start())
-            await self.replica.command("replicaof", "127.0.0.1", str(self.master.port))
+            await self.replica.ask("replicaof", "127.0.0.1", str(self.master.port))
             await _until(self._is_replicated, "The replica did not follow.")
             for number in range(self._count):
                 await self._start_sentinel(number)
@@ -332,7 +267,7 @@ class RedisSentinel:
         await sentinel.start()
 
     async def _is_replicated(self) -> bool:
-        return "master_link_status:up" in await self.replica.command("info", "replication")
+        return "master_link_status:up" in await self.replica.ask("info", "replication")
 
     async def _know_each_other(self) -> bool:
         others = f"sentinels={self._count}"
