@@ -3,30 +3,21 @@
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
+from benchmarks.pacing import paced
 from benchmarks.peers import Peer, text
 from benchmarks.servers import Server, redis_missing, serving_across
 from benchmarks.works import RateWork, Reading, Work, target, watched
 from hubbub.load import Target
-from hubbub.load.connection import Connection
 from hubbub.load.fanout import SharedFanOutLoad
-from hubbub.load.load import Load, close_all, open_all, without_collection
-from hubbub.load.paced import PacedLoad
+from hubbub.load.load import Load
 
 SUBSCRIBERS = 10
 RATE = 100
 TEXT = text(64)
 
 
-class Across(RateWork):
-    """Deliveries to all subscribers together, with `in_flight` broadcasts on their way at any time."""
-
-    unit = "deliveries/s"
-
-    def __init__(self, subscribers: int, in_flight: int) -> None:
-        self.name = f"across instances to {subscribers}, w={in_flight}"
-        self._subscribers = subscribers
-        self._in_flight = in_flight
-        self._through: Target | None = None
+class TwoInstances(Work):
+    """Work for a server of each kind: one that publishers are connected to, and one that subscribers are."""
 
     def can(self, peer: Peer) -> bool:
         return peer.across is not None
@@ -36,6 +27,18 @@ class Across(RateWork):
 
     def serving(self, peer: Peer, core: int) -> AbstractContextManager[Server]:
         return serving_across(peer, core)
+
+
+class Across(TwoInstances, RateWork):
+    """Deliveries to all subscribers together, with `in_flight` broadcasts on their way at any time."""
+
+    unit = "deliveries/s"
+
+    def __init__(self, subscribers: int, in_flight: int) -> None:
+        self.name = f"across instances to {subscribers}, w={in_flight}"
+        self._subscribers = subscribers
+        self._in_flight = in_flight
+        self._through: Target | None = None
 
     def measure(self, peer: Peer, server: Server, seconds: float) -> Reading:
         self._through = target(server.others["publisher"])
@@ -56,7 +59,7 @@ class Across(RateWork):
         )
 
 
-class AcrossLatency(Work):
+class AcrossLatency(TwoInstances):
     """What half of all deliveries don't exceed, from the moment when the broadcast was due."""
 
     name = f"latency across instances, {RATE} broadcasts/s to {SUBSCRIBERS}"
@@ -64,28 +67,18 @@ class AcrossLatency(Work):
     lower_is_better = True
     also: ClassVar[dict[str, str]] = {"p99_ms": "p99"}
 
-    def can(self, peer: Peer) -> bool:
-        return peer.across is not None
-
-    def missing(self) -> str | None:
-        return redis_missing()
-
-    def serving(self, peer: Peer, core: int) -> AbstractContextManager[Server]:
-        return serving_across(peer, core)
-
     def measure(self, peer: Peer, server: Server, seconds: float) -> Reading:
         assert peer.across is not None
-        fanout, where = peer.across.fanout, target(server)
-        subscribers = open_all(lambda _: Connection(where, fanout.subscriber), SUBSCRIBERS)
-        try:
-            publisher = Connection(target(server.others["publisher"]), fanout.publisher)
-        except BaseException:
-            close_all(subscribers)
-            raise
-        load = PacedLoad([publisher], subscribers, fanout.publish(TEXT), RATE)
-        with load, without_collection():
-            load.run(seconds / 4)
-            load.latencies.clear()
+        fanout = peer.across.fanout
+        with paced(
+            fanout,
+            TEXT,
+            to=target(server),
+            through=target(server.others["publisher"]),
+            subscribers=SUBSCRIBERS,
+            rate=RATE,
+            warm_up=seconds / 4,
+        ) as (load, _):
             with watched(server) as reading:
                 load.run(seconds)
             load.finish()

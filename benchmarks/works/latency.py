@@ -1,11 +1,9 @@
 """Latency at a fixed rate that every peer can keep up with."""
 
+from benchmarks.pacing import paced
 from benchmarks.peers import Peer, text
 from benchmarks.servers import Server
 from benchmarks.works import Reading, Work, target, watched
-from hubbub.load.connection import Connection
-from hubbub.load.load import close_all, open_all, without_collection
-from hubbub.load.paced import PacedLoad
 
 SUBSCRIBERS = 100
 RATE = 200
@@ -26,16 +24,15 @@ class Latency(Work):
         fanout = peer.fanout
         assert fanout is not None
         where = target(server)
-        subscribers = open_all(lambda _: Connection(where, fanout.subscriber), SUBSCRIBERS)
-        try:
-            publisher = Connection(where, fanout.publisher)
-        except BaseException:
-            close_all(subscribers)
-            raise
-        load = PacedLoad([publisher], subscribers, fanout.publish(TEXT), RATE)
-        with load, without_collection():
-            load.run(seconds / 4)
-            load.latencies.clear()
+        with paced(
+            fanout,
+            TEXT,
+            to=where,
+            through=where,
+            subscribers=SUBSCRIBERS,
+            rate=RATE,
+            warm_up=seconds / 4,
+        ) as (load, _):
             with watched(server) as reading:
                 load.run(seconds)
             load.finish()

@@ -1,11 +1,9 @@
 """What readers that have stopped to read cost the others."""
 
+from benchmarks.pacing import paced
 from benchmarks.peers import Peer, text
 from benchmarks.servers import Server
 from benchmarks.works import Reading, Work, target, watched
-from hubbub.load.connection import Connection
-from hubbub.load.load import close_all, open_all, without_collection
-from hubbub.load.paced import PacedLoad
 
 READERS = 200
 STALLED = READERS // 10
@@ -28,16 +26,16 @@ class Stalled(Work):
         fanout = peer.fanout
         assert fanout is not None
         where = target(server)
-        readers = open_all(lambda n: Connection(where, fanout.subscriber, narrow=n < STALLED), READERS)
-        try:
-            publisher = Connection(where, fanout.publisher)
-        except BaseException:
-            close_all(readers)
-            raise
-        load = PacedLoad([publisher], readers, fanout.publish(TEXT), RATE)
-        with load, without_collection():
-            load.run(seconds / 4)
-            load.latencies.clear()
+        with paced(
+            fanout,
+            TEXT,
+            to=where,
+            through=where,
+            subscribers=READERS,
+            rate=RATE,
+            warm_up=seconds / 4,
+            narrow=STALLED,
+        ) as (load, readers):
             with watched(server) as reading:
                 load.run(seconds)
                 before = load.latencies.percentile(99)
