@@ -7,7 +7,7 @@ from hubbub import Settings
 from hubbub.brokers.base import Retention
 from hubbub.brokers.redis import RedisBroker, open_broker
 from hubbub.protocol.envelope import Position
-from hubbub.testing.brokers import Inbox, Instance
+from hubbub.testing.brokers import BrokerConformance, Engine, Inbox, Instance
 
 
 class HastyBroker(RedisBroker):
@@ -66,3 +66,24 @@ class RedisEngine:
     async def close(self) -> None:
         for instance in self.instances:
             await instance.broker.stop()
+
+
+class RedisConformance(BrokerConformance):
+    """The contract on the Redis at `url`, where time really passes; inherit, and say where that is."""
+
+    url: str
+
+    def make_engine(self) -> RedisEngine:
+        return RedisEngine(self.url)
+
+    async def test_messages_older_than_their_age_are_gone(self, engine: Engine, one: Instance) -> None:
+        """As in the suite, with shorter seconds: it takes 180 of them."""
+        engine.second = type(one.broker).second = 0.02
+        await super().test_messages_older_than_their_age_are_gone(engine, one)
+
+    async def test_no_position_is_given_twice_when_all_instances_were_killed(
+        self, engine: Engine, durable: Engine
+    ) -> None:
+        """As in the suite, with shorter seconds: it takes an hour of them."""
+        engine.second = 0.001
+        await super().test_no_position_is_given_twice_when_all_instances_were_killed(durable)

@@ -5,9 +5,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from brokers.redis_engine import RedisEngine
+from brokers.redis_engine import RedisConformance, RedisEngine
 from hubbub.brokers.base import Retention
-from hubbub.testing.brokers import BrokerConformance, Engine, Instance
 from hubbub.testing.brokers.model import RoomMachine
 from hubbub.testing.servers.redis import RedisServer
 
@@ -22,25 +21,10 @@ def server():
         runner.run(server.close())
 
 
-class TestRedisBroker(BrokerConformance):
+class TestRedisBroker(RedisConformance):
     @pytest.fixture(autouse=True)
     def server_of_the_module(self, server):
         self.url = server.url
-
-    def make_engine(self) -> RedisEngine:
-        return RedisEngine(self.url)
-
-    async def test_messages_older_than_their_age_are_gone(self, engine: Engine, one: Instance) -> None:
-        """As in the suite, with shorter seconds: it takes 180 of them."""
-        engine.second = type(one.broker).second = 0.02
-        await super().test_messages_older_than_their_age_are_gone(engine, one)
-
-    async def test_no_position_is_given_twice_when_all_instances_were_killed(
-        self, engine: Engine, durable: Engine
-    ) -> None:
-        """As in the suite, with shorter seconds: it takes an hour of them."""
-        engine.second = 0.001
-        await super().test_no_position_is_given_twice_when_all_instances_were_killed(durable)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from brokers.redis_engine import RedisEngine, opened
+from brokers.redis_engine import RedisConformance, opened
 from brokers.redis_traffic import Traffic, publish_until_done, started, until
 from hubbub import ConfigurationError
-from hubbub.testing.brokers import BrokerConformance, Engine, Inbox, Instance
+from hubbub.testing.brokers import Inbox
 from hubbub.testing.servers.redis import RedisCluster
 
 pytestmark = pytest.mark.anyio
@@ -21,25 +21,10 @@ def cluster():
         runner.run(cluster.close())
 
 
-class TestRedisClusterBroker(BrokerConformance):
+class TestRedisClusterBroker(RedisConformance):
     @pytest.fixture(autouse=True)
     def cluster_of_the_module(self, cluster):
         self.url = cluster.url
-
-    def make_engine(self) -> RedisEngine:
-        return RedisEngine(self.url)
-
-    async def test_messages_older_than_their_age_are_gone(self, engine: Engine, one: Instance) -> None:
-        """As in the suite, with shorter seconds: it takes 180 of them."""
-        engine.second = type(one.broker).second = 0.02
-        await super().test_messages_older_than_their_age_are_gone(engine, one)
-
-    async def test_no_position_is_given_twice_when_all_instances_were_killed(
-        self, engine: Engine, durable: Engine
-    ) -> None:
-        """As in the suite, with shorter seconds: it takes an hour of them."""
-        engine.second = 0.001
-        await super().test_no_position_is_given_twice_when_all_instances_were_killed(durable)
 
 
 @pytest.fixture
