@@ -20,6 +20,7 @@ def test_each_message_goes_to_who_takes_it():
     assert taken == [Answer("question", "instance", 2, [])]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "payload",
     [
@@ -34,10 +35,14 @@ def test_each_message_goes_to_who_takes_it():
         pack(["answer", "question", "instance", 1, [["not a connection"]]]),
         b"\x91" * 10_000,
         pack(["moved", "x" * MAX_CONTROL, [1, 1, 1]]),
+        pack(["several", [pack(["several", []])]]),
+        pack(["several", [b"hello"]]),
+        pack(["part", "name", 0, 1, pack(["part", "name", 0, 1, b"x"])]),
+        pack(["part", "name", 0, 33, b"x"]),
     ],
-    ids=range(11),
+    ids=range(15),
 )
-def test_what_can_not_be_read_is_logged_and_does_nothing(payload, logs):
+async def test_what_can_not_be_read_is_logged_and_does_nothing(payload, logs):
     taken: list[object] = []
     controls(taken).take(payload)
     assert taken == []

@@ -11,6 +11,7 @@ from fake_transport import fake_connection
 from hubbub import Connection, Hubbub, Unavailable
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
 from hubbub.engine.control import Answer, Ask, Disconnect
+from hubbub.engine.questions import Questions
 from hubbub.engine.users import MAX_TASKS, MAX_TOLD, Users
 from hubbub.protocol.codecs import pack
 from instances import side_by_side
@@ -75,6 +76,29 @@ async def test_a_users_connections_are_closed_on_all_instances_and_their_session
         await nothing_more(bob)
 
 
+async def test_the_connections_of_one_login_are_closed_on_all_instances(start):
+    one, other = two()
+    for hub in (one, other):
+
+        @hub.on_connect
+        async def remember(connection: Connection) -> None:
+            connection.state["login"] = connection.request.query_params["login"]
+
+    url = start(side_by_side(one=one, other=other)).url
+    async with (
+        talk(f"{url}/one/?token=ada&login=home") as first,
+        talk(f"{url}/other/?token=ada&login=home") as second,
+        talk(f"{url}/one/?token=ada&login=way") as stays,
+        talk(f"{url}/other/?token=ada&login=way") as stays_too,
+        talk(f"{url}/other/?token=bob&login=home") as bob,
+    ):
+        answer = await bob.ask(type="disconnect", data={"user": "ada", "login": "home"})
+        assert answer["data"] == {"of": 2}
+        assert (await first.closed())[0] == (await second.closed())[0] == 4401
+        for client in (stays, stays_too, bob):
+            assert (await client.ask(type="$ping"))["type"] == "$pong"
+
+
 async def test_a_user_can_disconnect_themselves(start):
     async with talk(f"{start(moderated_chat()).url}/?token=ada") as ada:
         await ada.send(type="disconnect", id=1, data={"user": "ada"})
@@ -128,16 +152,13 @@ async def test_connections_here_are_closed_though_the_broker_is_away(start):
 
 
 class Noted(MemoryBroker):
-    """Keeps what is sent to other instances; waits with it as long as there is a `gate`."""
+    """Keeps what is sent to other instances."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[tuple[str | None, object]] = []
-        self.gate: asyncio.Event | None = None
 
     async def send_control(self, instance: str | None, payload: bytes) -> None:
-        if self.gate is not None:
-            await self.gate.wait()
         self.sent.append((instance, msgspec.msgpack.decode(payload)))
 
 
@@ -153,7 +174,7 @@ def users(broker: MemoryBroker, count: int, rooms: int = 0) -> Users:
 
     async def revoke(connection: Connection) -> None: ...
 
-    return Users(broker, connections, revoke)
+    return Users(Questions(broker), connections, revoke)
 
 
 @pytest.mark.parametrize(("count", "rooms"), [(MAX_TOLD + 5, 0), (200, 150)])
@@ -161,7 +182,7 @@ async def test_an_answer_is_bounded_and_says_how_many_there_are(count, rooms):
     broker = Noted()
     some = users(broker, count, rooms)
     some.asked(Ask("question", "other", "ada"))
-    await some.stop(5)
+    await some._questions.stop(5)
     [(instance, answer)] = broker.sent
     kind, question, sender, total, told = answer
     assert (instance, kind, question, sender, total) == (
@@ -184,45 +205,36 @@ async def test_who_is_told_less_than_there_are_logs_it(logs):
 
         async def send_control(self, instance: str | None, payload: bytes) -> None:
             question = msgspec.msgpack.decode(payload)[1]
-            some.answered(Answer(question, "other", 7, []))
+            some._questions.answered(Answer(question, "other", 7, []))
 
     some = users(Answering(), 1)
     assert len(await some.connections("ada")) == 1
     assert logs.of("control", user="ada", instance="other", untold=7)
 
 
-async def test_questions_that_are_too_many_are_left_out(logs):
-    broker = Noted()
-    broker.gate = asyncio.Event()
-    some = users(broker, 1)
-    for number in range(MAX_TASKS + 10):
-        some.asked(Ask(str(number), "other", "ada"))
-    broker.gate.set()
+async def test_revocations_that_are_too_many_are_left_out(logs):
+    some, revoked, gate = users(Noted(), MAX_TASKS + 10), [], asyncio.Event()
+
+    async def revoke(connection: Connection) -> None:
+        await gate.wait()
+        revoked.append(connection)
+
+    some._revoke = revoke
+    some.disconnected(Disconnect("question", "other", "ada", "Goodbye."))
+    gate.set()
     await some.stop(5)
-    assert len(broker.sent) == MAX_TASKS
+    assert len(revoked) == MAX_TASKS
     assert len(logs.of("control", more="are left out")) == 1
 
 
-async def test_an_answer_that_nobody_waits_for_does_nothing():
-    users(Noted(), 0).answered(Answer("old", "other", 1))
-
-
-async def test_an_answer_that_can_not_be_sent_is_logged(logs):
-    class Away(MemoryBroker):
-        async def send_control(self, instance: str | None, payload: bytes) -> None:
-            raise Unavailable("The broker is away.")
-
-    some = users(Away(), 1)
-    some.asked(Ask("question", "other", "ada"))
-    await some.stop(5)
-    assert logs.of("control", unanswered="question")
-
-
 async def test_what_hangs_when_it_stops_is_cancelled():
-    broker = Noted()
-    broker.gate = asyncio.Event()
-    some = users(broker, 1)
-    some.asked(Ask("question", "other", "ada"))
+    some = users(Noted(), 1)
+
+    async def revoke(connection: Connection) -> None:
+        await asyncio.Event().wait()
+
+    some._revoke = revoke
+    some.disconnected(Disconnect("question", "other", "ada", "Goodbye."))
     await some.stop(0.01)
     assert not some._tasks
 
@@ -238,6 +250,7 @@ async def test_sessions_that_could_not_be_revoked_are_logged_and_their_connectio
     some._revoke = away
     some.disconnected(Disconnect("question", "other", "ada", "Goodbye."))
     await some.stop(5)
+    await some._questions.stop(5)
     assert connection.closing
     assert logs.of("control", unrevoked=connection.session[:8])
     assert broker.sent == [("other", ["answer", "question", broker.instance, 1, []])]

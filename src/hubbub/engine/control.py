@@ -1,6 +1,7 @@
 """Control messages: what instances say to each other through the broker, and who takes which of them."""
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -10,9 +11,11 @@ from ..observe.log import fields, logger
 from ..protocol.codecs import UNREADABLE, pack
 from ..protocol.envelope import Failure
 from .connection import Rank
+from .joining import PIECE, Joining, Part
+from .lines import LineAnswer, LineRequest
 
 MAX_CONTROL = 512 * 1024
-"""Bytes that a control message may have; a larger one is not looked at."""
+"""Bytes that a control message may have; a larger one is not looked at. What is larger is sent in parts."""
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True):
@@ -55,10 +58,11 @@ class Ask(Question, frozen=True, array_like=True, tag="ask"):
 
 
 class Disconnect(Question, frozen=True, array_like=True, tag="disconnect"):
-    """Close a user's connections."""
+    """Close a user's connections; with `login`, those of that one."""
 
     user: str
     reason: str
+    login: str | None = None
 
 
 class Kick(Question, frozen=True, array_like=True, tag="kick"):
@@ -81,7 +85,31 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     connections: list[ConnectionInfo] = []
 
 
-_read = msgspec.msgpack.Decoder(Moved | Ask | Disconnect | Kick | Answer).decode
+class Relayed(Question, frozen=True, array_like=True, tag="relay"):
+    """Answer a request of a client whose line is with you, and which came to the sender."""
+
+    request: LineRequest
+
+
+class Returned(msgspec.Struct, frozen=True, array_like=True, tag="returned"):
+    """The answer to it."""
+
+    question: str
+    instance: str
+    reply: LineAnswer
+
+
+class Several(msgspec.Struct, frozen=True, array_like=True, tag="several"):
+    """Messages that are each packed already, and sent as one."""
+
+    messages: list[bytes]
+
+
+Plain = Moved | Ask | Disconnect | Kick | Answer | Relayed | Returned
+"""What is no wrapping around others."""
+
+_read = msgspec.msgpack.Decoder(Plain | Several | Part).decode
+_read_plain = msgspec.msgpack.Decoder(Plain).decode
 
 Takers = dict[type[msgspec.Struct], Callable[[Any], None]]
 """Who takes a control message, by its class."""
@@ -92,19 +120,42 @@ class Controls:
 
     def __init__(self, takers: Takers) -> None:
         self._takers = takers
+        self.joining = Joining()
+        """Messages of which some parts have come."""
 
     def take(self, payload: bytes) -> None:
         """Take a control message. One that can't be read is logged, and does nothing."""
         try:
             if len(payload) > MAX_CONTROL:
                 raise ValueError("too large")
-            message = _read(payload)
+            for message in self._messages(payload):
+                self._takers[type(message)](message)
         except (ValueError, *UNREADABLE):
             logger.warning("error", extra=fields(during="control message", size=len(payload)))
-            return
-        self._takers[type(message)](message)
+
+    def _messages(self, payload: bytes) -> Iterator[Plain]:
+        message = _read(payload)
+        if isinstance(message, Several):
+            yield from map(_read_plain, message.messages)
+        elif isinstance(message, Part):
+            whole = self.joining.add(message)
+            if whole is not None:
+                yield _read_plain(whole)
+        else:
+            yield message
 
 
 async def send(broker: Broker, instance: str | None, message: msgspec.Struct) -> None:
     """Say something to an instance, or with None to all."""
-    await broker.send_control(instance, pack(message))
+    await send_packed(broker, instance, pack(message))
+
+
+async def send_packed(broker: Broker, instance: str | None, payload: bytes) -> None:
+    """Say what is packed already; in parts, if it is larger than a control message may be."""
+    if len(payload) <= MAX_CONTROL:
+        await broker.send_control(instance, payload)
+        return
+    name, count = secrets.token_hex(8), -(-len(payload) // PIECE)
+    for number in range(count):
+        piece = payload[number * PIECE : (number + 1) * PIECE]
+        await broker.send_control(instance, pack(Part(name, number, count, piece)))

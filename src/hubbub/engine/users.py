@@ -1,18 +1,17 @@
 """Users across instances: where they are connected, and how they are let go."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from itertools import islice
 
-from ..brokers.base import Broker
 from ..errors import Unavailable
 from ..observe.log import fields, logger
 from ..protocol.codecs import pack
 from ..protocol.codes import CloseCode
 from ..protocol.envelope import Failure
 from .connection import Connection
-from .control import MAX_CONTROL, Answer, Ask, ConnectionInfo, Disconnect, Kick, Question, send
+from .control import MAX_CONTROL, Answer, Ask, ConnectionInfo, Disconnect, Kick, Question
+from .questions import Questions, new_question
 
 WAIT = 2.0
 """Seconds for which the answers of other instances are waited for."""
@@ -24,22 +23,7 @@ MAX_ROOMS = 100
 """Rooms of a connection that are told."""
 
 MAX_TASKS = 1000
-"""Questions of other instances that are being answered; those that are too many are left out."""
-
-
-class _Asked:
-    """A question to the other instances: who has to answer yet, and what those did who have."""
-
-    def __init__(self, instances: set[str]) -> None:
-        self.missing = instances
-        self.answers: dict[str, Answer] = {}
-        self.complete = asyncio.Event()
-
-    def take(self, answer: Answer) -> None:
-        self.answers[answer.instance] = answer
-        self.missing.discard(answer.instance)
-        if not self.missing:
-            self.complete.set()
+"""Connections whose tokens are being made void for other instances; those that are too many are left out."""
 
 
 class Users:
@@ -51,14 +35,13 @@ class Users:
 
     def __init__(
         self,
-        broker: Broker,
+        questions: Questions,
         connections: Mapping[str, Connection],
         revoke: Callable[[Connection], Awaitable[None]],
     ) -> None:
-        self._broker = broker
+        self._questions = questions
         self._connections = connections
         self._revoke = revoke
-        self._asked: dict[str, _Asked] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._crowded = False
 
@@ -66,7 +49,7 @@ class Users:
 
     async def connections(self, user: str) -> list[ConnectionInfo]:
         """Return a user's connections; see :meth:`hubbub.Hubbub.connections`."""
-        told, _ = await self._ask(lambda question: Ask(question, self._broker.instance, user))
+        told, _ = await self._ask(Ask(new_question(), self._questions.instance, user))
         found = list(self._answer_of("", user).connections)
         for answer in told:
             found += answer.connections
@@ -75,13 +58,12 @@ class Users:
                 logger.warning("control", extra=fields(user=user, instance=answer.instance, untold=untold))
         return sorted(found, key=lambda connection: connection.connected_at)
 
-    async def disconnect(self, user: str, reason: str) -> int | None:
+    async def disconnect(self, user: str, reason: str, login: str | None = None) -> int | None:
         """Close a user's connections; see :meth:`hubbub.Hubbub.disconnect`."""
-        closed = self._close(user, reason)
+        closed = self._close(user, reason, login)
         try:
-            told, complete = await self._ask(
-                lambda question: Disconnect(question, self._broker.instance, user, reason)
-            )
+            question = Disconnect(new_question(), self._questions.instance, user, reason, login)
+            told, complete = await self._ask(question)
         finally:
             # Whatever became of the others: who asks again would not find these here any more.
             for connection in closed:
@@ -91,60 +73,44 @@ class Users:
     async def kick(self, room: str, user: str, failure: Failure) -> int | None:
         """Take a user out of a room; see :meth:`hubbub.Room.kick`."""
         kicked = self._kick(room, user, failure)
-        told, complete = await self._ask(
-            lambda question: Kick(question, self._broker.instance, user, room, failure)
-        )
+        question = Kick(new_question(), self._questions.instance, user, room, failure)
+        told, complete = await self._ask(question)
         return sum((answer.count for answer in told), kicked) if complete else None
 
-    async def _ask(self, question_of: Callable[[str], Question]) -> tuple[list[Answer], bool]:
+    async def _ask(self, question: Question) -> tuple[list[Answer], bool]:
         """Ask all other instances; return their answers, and whether none is missing."""
-        others = set(await self._broker.instances()) - {self._broker.instance}
+        others = await self._questions.others()
         if not others:
             return [], True
-        question = question_of(secrets.token_hex(8))
-        asked = self._asked[question.question] = _Asked(others)
-        try:
-            await send(self._broker, None, question)
-            async with asyncio.timeout(WAIT):
-                await asked.complete.wait()
-        except TimeoutError:
-            logger.warning(
-                "control",
-                extra=fields(
-                    asked=type(question).__name__.lower(), unanswered=", ".join(sorted(asked.missing))
-                ),
-            )
-        finally:
-            del self._asked[question.question]
-        return list(asked.answers.values()), not asked.missing
+        asked = await self._questions.ask(question, others, WAIT)
+        if asked.missing:
+            unanswered = ", ".join(sorted(asked.missing))
+            kind = type(question).__name__.lower()
+            logger.warning("control", extra=fields(asked=kind, unanswered=unanswered))
+        told = [answer for answer in asked.answers.values() if isinstance(answer, Answer)]
+        return told, not asked.missing
 
     # What other instances say
 
-    def answered(self, answer: Answer) -> None:
-        """Take the answer to a question of this instance."""
-        asked = self._asked.get(answer.question)
-        if asked is not None:
-            asked.take(answer)
-
     def asked(self, ask: Ask) -> None:
         """Tell another instance of a user's connections."""
-        if ask.instance != self._broker.instance:
-            self._begin(self._reply, ask, self._answer_of(ask.question, ask.user))
+        if ask.instance != self._questions.instance:
+            self._questions.answer(ask, self._answer_of(ask.question, ask.user))
 
     def disconnected(self, disconnect: Disconnect) -> None:
         """Close a user's connections, as another instance asks."""
-        if disconnect.instance != self._broker.instance:
-            closed = self._close(disconnect.user, disconnect.reason)
-            answer = Answer(disconnect.question, self._broker.instance, len(closed))
-            self._begin(self._reply, disconnect, answer)
+        if disconnect.instance != self._questions.instance:
+            closed = self._close(disconnect.user, disconnect.reason, disconnect.login)
+            answer = Answer(disconnect.question, self._questions.instance, len(closed))
+            self._questions.answer(disconnect, answer)
             for connection in closed:
                 self._begin(self._revoke_later, connection)
 
     def kicked(self, kick: Kick) -> None:
         """Take a user out of a room, as another instance asks."""
-        if kick.instance != self._broker.instance:
+        if kick.instance != self._questions.instance:
             count = self._kick(kick.room, kick.user, kick.failure)
-            self._begin(self._reply, kick, Answer(kick.question, self._broker.instance, count))
+            self._questions.answer(kick, Answer(kick.question, self._questions.instance, count))
 
     # What is done here
 
@@ -153,7 +119,7 @@ class Users:
 
     def _answer_of(self, question: str, user: str) -> Answer:
         found = list(self._of(user))
-        instance, told, size = self._broker.instance, [], 0
+        instance, told, size = self._questions.instance, [], 0
         for connection in found[:MAX_TOLD]:
             memberships = connection.memberships
             info = ConnectionInfo(
@@ -171,8 +137,12 @@ class Users:
             told.append(info)
         return Answer(question, instance, len(found), told)
 
-    def _close(self, user: str, reason: str) -> list[Connection]:
-        closed = [connection for connection in self._of(user) if not connection.closing]
+    def _close(self, user: str, reason: str, login: str | None) -> list[Connection]:
+        closed = [
+            connection
+            for connection in self._of(user)
+            if not connection.closing and (login is None or connection.state.get("login") == login)
+        ]
         for connection in closed:
             connection.start_close(CloseCode.NOT_LOGGED_IN, reason)
         if closed:
@@ -195,7 +165,7 @@ class Users:
         if not crowded:
             self._keep(work(*arguments))
         elif not self._crowded:
-            logger.warning("control", extra=fields(being_answered=len(self._tasks), more="are left out"))
+            logger.warning("control", extra=fields(being_revoked=len(self._tasks), more="are left out"))
         self._crowded = crowded
 
     def _keep(self, work: Coroutine[object, object, None]) -> None:
@@ -208,13 +178,6 @@ class Users:
         problem = None if task.cancelled() else task.exception()
         if problem is not None:
             logger.error("error", exc_info=problem, extra=fields(during="control message"))
-
-    async def _reply(self, question: Question, answer: Answer) -> None:
-        try:
-            await send(self._broker, question.instance, answer)
-        except Unavailable as problem:
-            # Who asked is told that an answer is missing.
-            logger.warning("control", extra=fields(unanswered=question.question, problem=str(problem)))
 
     async def _revoke_later(self, connection: Connection) -> None:
         try:
