@@ -2,7 +2,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from hubbub.testing.plugin import hub_client
 from told import Logs, collected_logs
+
+__all__ = ["hub_client", "logs"]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import asyncio
 import functools
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import anyio.to_thread
@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from hubbub import ConfigurationError, Connection, Message, Room, correlation_id
+from hubbub.engine import callback
 from hubbub.engine.callback import CONNECTION, ROOM, Callback, place_of
 from told import Logs
 
@@ -238,3 +239,25 @@ async def test_a_thread_that_nobody_waits_for_any_more_counts_until_it_ends(logs
     assert not called
     limiter.total_tokens = threads
     assert str((await logs.wait("error")).exc_info[1]) == "too late"
+
+
+async def test_a_plain_function_runs_within_what_its_host_wants_around_threads(monkeypatch):
+    told = []
+
+    @contextmanager
+    def around():
+        told.append("before")
+        try:
+            yield
+        finally:
+            told.append("after")
+
+    monkeypatch.setattr(callback, "around_threads", [around])
+
+    def hook() -> None:
+        told.append("called")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await Callback(hook, TYPES)(*OFFERED)
+    assert told == ["before", "called", "after"]

@@ -1,5 +1,7 @@
 """Joins, publishes, trims, leaves and lost lines in any order: a member's view has no gap it was not told of.
 
+The server puts members in and takes them out, too, while they join and leave by themselves.
+
 There are no sockets here, and no timing: every answer of the broker and every delivery of its feed waits
 until a rule lets it go.
 """
@@ -8,6 +10,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,7 +18,7 @@ from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fake_transport import FakeTransport, fake_connection
-from hubbub import Connection, Position, Settings
+from hubbub import Connection, InvalidMessage, Position, Settings
 from hubbub.brokers.base import Entry, History, Receiver, Retention
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
 from hubbub.engine.hub import Hub
@@ -100,6 +103,8 @@ class Member:
         self.connection.on_lost = self.memberships.detach
         hub.sessions.begin(self.connection)
         self.wants_to_be_in = self.joined = False
+        self.moved = False
+        """Whether the server has put it in or taken it out."""
 
     @property
     def busy(self) -> bool:
@@ -118,6 +123,12 @@ class Member:
                 self.joined = data is not None
                 if data is not None:
                     self.seen = Position(**data)
+            elif kind == "$join":
+                assert not self.joined
+                self.joined, self.seen = True, Position(**data)
+            elif kind == "$leave":
+                assert self.joined
+                self.joined = False
             elif kind == "$gap":
                 gap = Position(**data)
                 assert self.joined
@@ -158,8 +169,23 @@ async def join(since: Position | None, connection: Connection, memberships: Memb
 
 
 async def leave(connection: Connection, memberships: Memberships) -> None:
-    await memberships.leave(ROOM)
+    try:
+        await memberships.leave(ROOM)
+    except InvalidMessage:
+        return  # the server was first
     connection.deliver(Envelope("$ack"))
+
+
+async def put_in(connection: Connection, memberships: Memberships) -> None:
+    try:
+        await memberships.put_in(ROOM)
+    except InvalidMessage:
+        assert connection.closing
+
+
+async def take_out(connection: Connection, memberships: Memberships) -> None:
+    with suppress(InvalidMessage):  # it is not in the room
+        await memberships.take_out(ROOM)
 
 
 class Model(RuleBasedStateMachine):
@@ -176,6 +202,7 @@ class Model(RuleBasedStateMachine):
         self.hub = Hub(Settings(lease=1e6))
         self.members: list[Member] = []
         self.cleaning: list[asyncio.Task[None]] = []
+        self.moving: list[asyncio.Task[None]] = []
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
@@ -237,6 +264,13 @@ class Model(RuleBasedStateMachine):
             member.wants_to_be_in = False
             member.start(leave)
 
+    @rule(which=CLIENTS, work=strategies.sampled_from([put_in, take_out]))
+    def move(self, which: int, work: Callable[[Connection, Memberships], Coroutine[Any, Any, None]]) -> None:
+        """Have another task of the server's do it, whatever the session is doing."""
+        member = self.members[which]
+        member.moved = True
+        self.moving.append(self.loop.create_task(work(member.connection, member.memberships)))
+
     @rule(which=CLIENTS)
     def lose_the_line(self, which: int) -> None:
         member = self.members[which]
@@ -247,7 +281,8 @@ class Model(RuleBasedStateMachine):
             if lost is not None:
                 await asyncio.wait([lost])
             self.hub.sessions.end(connection)
-            await memberships.leave_all()
+            if memberships:
+                await memberships.leave_all()
 
         member.line.end()
         member.reconnect()
@@ -292,9 +327,12 @@ class Model(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.run(self._settle())
+            in_it = any(ROOM in member.memberships.names for member in self.members)
+            assert self.hub.running.subscriptions.holds(ROOM) == in_it
             for member in self.members:
                 member.look()
-                assert member.joined == member.wants_to_be_in
+                assert member.joined == (ROOM in member.memberships.names)
+                assert member.moved or member.joined == member.wants_to_be_in
                 if member.joined:
                     stream = self.store.stream(ROOM)
                     member.has_everything(Position(stream.epoch, stream.offset))
@@ -305,7 +343,7 @@ class Model(RuleBasedStateMachine):
     async def _settle(self) -> None:
         """Let everything that is under way come to its end."""
         self.broker.hurrying = True
-        tasks = [member.task for member in self.members if member.task] + self.cleaning
+        tasks = [member.task for member in self.members if member.task] + self.cleaning + self.moving
         for _ in range(MANY_TURNS):
             for member in self.members:
                 member.connection.resume_writing()

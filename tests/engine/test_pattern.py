@@ -95,6 +95,9 @@ def test_patterns_that_share_a_text_overlap(one, other, data):
         ("chat/{name}", "chat", False),
         ("a/{x}/c", "a/{y}/d", False),
         ("a", "a", True),
+        ("/{name}", "/", False),
+        ("/", "/{name}", False),
+        ("/{a}", "/{b}", True),
     ],
 )
 def test_patterns_overlap_if_some_text_is_of_both(one, other, overlap):

@@ -11,7 +11,7 @@ from hubbub.engine.hub import Hub
 from hubbub.engine.subscriptions import chunk_of
 from hubbub.protocol.codecs import JSON, pack
 from hubbub.protocol.envelope import Publication
-from hubbub.transports.native import frame
+from hubbub.transports.framing import frame
 from wire import talk
 
 pytestmark = pytest.mark.anyio

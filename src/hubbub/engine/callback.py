@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from operator import itemgetter
 
 import anyio.to_thread
@@ -18,6 +19,9 @@ Function = Callable[..., object]
 CONNECTION, ROOM, MESSAGE = range(3)
 """Places of what is offered to a callback; the values of the pattern's names follow."""
 
+
+around_threads: list[Callable[[], AbstractContextManager[object]]] = []
+"""Around each plain function, in its thread: a host framework gives back there what is a thread's."""
 
 NOT_CALLED = "not called"
 """Argument of the cancellation of a callback whose function had to wait for a thread, and has not run."""
@@ -40,6 +44,24 @@ def ends_task(problem: BaseException) -> bool:
         # No loop runs any more: Python takes the coroutine apart.
         return True
     return isinstance(problem, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+Filling = Callable[[object], AbstractAsyncContextManager[dict[str, object]]]
+"""Given a connection, has arguments by their names while a function is called with them; it may refuse."""
+
+
+class Host(typing.Protocol):
+    """A framework around the hub that fills parameters which the hub does not know."""
+
+    def knows(self, parameter: inspect.Parameter) -> bool:
+        """Tell whether it fills a parameter; annotations are resolved."""
+
+    def filling(self, function: Function, parameters: list[inspect.Parameter]) -> Filling:
+        """Return what fills them; :exc:`ConfigurationError` if it can't be."""
+
+
+HOSTS: list[Host] = []
+"""Those that are there: a host's module adds its own as it is imported, before functions are declared."""
 
 
 class Callback:
@@ -70,7 +92,9 @@ class Callback:
         places: list[int] = []
         hints = self._hints()
         self.reply = hints.pop("return", None)
-        for parameter in inspect.signature(function).parameters.values():
+        self._known: list[str] = []
+        parameters, self._filling = self._sorted(hints)
+        for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise ConfigurationError(
                     f"{self.place}: a handler takes plain parameters only, not {str(parameter)!r}."
@@ -93,6 +117,7 @@ class Callback:
                     f"name it for, one of: {', '.join(on_offer)}."
                 )
             places.append(place)
+            self._known.append(parameter.name)
         if takes_message and self.message_class is None:
             raise ConfigurationError(
                 f"{self.place}: a message handler needs a parameter annotated with the class of the message."
@@ -110,9 +135,26 @@ class Callback:
 
         Whoever does has to tell, with :func:`ends_task`, a failure of the function's from an end of the task.
         """
-        if not (self._in_thread or self._conversions):
+        if self._filling is not None:
+            self.begin = self._begin_filled
+        elif not (self._in_thread or self._conversions):
             direct = _DIRECT.get(tuple(places), _picking)(function, self._pick)
             self.begin = typing.cast("Callable[..., Awaitable[object]]", direct)
+
+    def _sorted(self, hints: dict[str, object]) -> tuple[list[inspect.Parameter], Filling | None]:
+        """Return the parameters that are the hub's to fill, and what a host fills the others with."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        for host in HOSTS:
+            resolved = [
+                parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+                for parameter in parameters
+            ]
+            theirs = [parameter for parameter in resolved if host.knows(parameter)]
+            if theirs:
+                names = {parameter.name for parameter in theirs}
+                filling = host.filling(self.function, theirs)
+                return [parameter for parameter in parameters if parameter.name not in names], filling
+        return parameters, None
 
     def _hints(self) -> dict[str, object]:
         try:
@@ -133,6 +175,21 @@ class Callback:
             return self._wait_for_thread(arguments)
         return self.function(*arguments)  # type: ignore[return-value]
 
+    async def _begin_filled(self, *offered: object) -> object:
+        assert self._filling is not None
+        called = False
+        try:
+            arguments = dict(zip(self._known, self._converted(self._pick(offered)), strict=True))
+            async with self._filling(offered[CONNECTION]) as filled:
+                called = True
+                if self._in_thread:
+                    return await self._wait_for_thread((), {**arguments, **filled})
+                return await self.function(**arguments, **filled)  # type: ignore[misc]
+        except asyncio.CancelledError as cancelled:
+            if not called:
+                cancelled.args = (NOT_CALLED,)
+            raise
+
     async def __call__(self, *offered: object) -> object:
         """Call the function with what it wants of (connection, room, message, values...)."""
         try:
@@ -144,7 +201,9 @@ class Callback:
                 raise
             raise self._failed(problem) from problem
 
-    async def _wait_for_thread(self, arguments: tuple[object, ...]) -> object:
+    async def _wait_for_thread(
+        self, arguments: tuple[object, ...], by_name: dict[str, object] | None = None
+    ) -> object:
         """Run the function in a thread, which has a task of its own, since a thread can't be cancelled.
 
         Who waits for it can be, and goes on at once; the thread counts among those there may be until it
@@ -155,7 +214,7 @@ class Callback:
         def run() -> object:
             nonlocal begun
             begun = True
-            return self._run(*arguments)
+            return self._run(*arguments, **(by_name or {}))
 
         running = asyncio.create_task(anyio.to_thread.run_sync(run), name="hubbub: thread")
         try:
@@ -174,9 +233,12 @@ class Callback:
         if problem is not None and not isinstance(problem, Denied | ConnectionClosed):
             logger.error("error", exc_info=problem, extra=fields(during=self.place))
 
-    def _run(self, *arguments: object) -> object:
+    def _run(self, *arguments: object, **by_name: object) -> object:
         try:
-            return self.function(*arguments)
+            with ExitStack() as around:
+                for enter in around_threads:
+                    around.enter_context(enter())
+                return self.function(*arguments, **by_name)
         except Exception:
             raise
         except BaseException as problem:

@@ -11,7 +11,9 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 from websockets.frames import Close, Frame, Opcode
 
+from ..errors import ConfigurationError, InvalidMessage
 from ..observe.log import correlation_of
+from ..protocol.bookmarks import Bookmark
 from ..protocol.codecs import Codec
 from ..protocol.codes import CloseCode
 from ..protocol.envelope import Envelope
@@ -26,6 +28,7 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from .membership import Memberships
+    from .room import Room
 
 Rank = tuple[int, int, int]
 """With which token a connection took its session up, in which attempt, and the how manieth it was.
@@ -36,9 +39,19 @@ Of two connections with the same session, the one of the higher rank has it.
 BEGUN: Rank = (-1, 0, 0)
 """Rank of the connection that the session began on."""
 
+TOKEN = "hubbub.token"  # noqa: S105  # a name
+"""What a scope has the login token as that a line brought in a way of its own, if it did."""
+
 TURN_BYTES = 65536
 TURN_MESSAGES = 256
 """What a task may send to one connection before it lets the event loop have a turn."""
+
+
+class _Held(list[Envelope]):
+    """What waits until the client is greeted."""
+
+    blocked = False
+    """Whether the line takes no more."""
 
 
 class Connection(Receiving):
@@ -92,8 +105,8 @@ class Connection(Receiving):
         self.correlation_id = correlation_of(Headers(raw=scope["headers"]), self.id)
         """Ties the log lines about this connection together; from ``X-Request-ID`` or ``traceparent``."""
         self._state: dict[str, object] | None = None
-        self._token: str | None = None
-        self._held: list[Envelope] | None = None
+        self._token: str | None = scope.get(TOKEN)
+        self._held: _Held | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.user!r}>"
@@ -124,7 +137,10 @@ class Connection(Receiving):
 
     @property
     def token(self) -> str | None:
-        """What to log in with: the token of ``$auth``, of ``Authorization: Bearer`` or of ``?token=``."""
+        """What to log in with: the token of ``$auth``, of ``Authorization: Bearer`` or of ``?token=``.
+
+        A Socket.IO client's is the ``token`` in its ``auth``, if there is one.
+        """
         if self._token is not None:
             return self._token
         request = self.request
@@ -181,7 +197,7 @@ class Connection(Receiving):
         else:
             raise TypeError(f"An endpoint sends str or bytes, not {type(message).__name__}.")
         outbox = self.outbox
-        if outbox.paused:
+        if outbox.paused and self._held is None:
             await outbox.drained()
             # What still waited when it was closed, this message perhaps, is dropped.
             await self.raise_if_closed()
@@ -190,20 +206,68 @@ class Connection(Receiving):
             # up, or once it is gone and the loop has not come to tell.
             await asyncio.sleep(0)
 
+    async def join(self, name: str) -> "Room":
+        """Put this client into a room, as if it had joined it itself; return the room.
+
+        The client is told; from then on it is sent the room's messages. Nothing happens if it is in the room.
+        In `on_connect`, it is told right behind the welcome, and then what came in the room meanwhile.
+
+        Raises :exc:`Denied` if the room's join hook refuses, :exc:`InvalidMessage` if there is no such room,
+        the user is banned from it or the client is in too many, :exc:`Unavailable` if the broker can't be
+        reached, :exc:`ConnectionClosed` when the connection is closed. A hook of a room can't await this for
+        its own connection: :exc:`RuntimeError`.
+        """
+        memberships = await self._own_memberships()
+        try:
+            room = await memberships.put_in(name)
+        except InvalidMessage:
+            await self.raise_if_closed()
+            raise
+        await self.raise_if_closed()
+        assert room is not None
+        return room
+
+    async def leave(self, name: str) -> None:
+        """Take this client out of a room, as if it had left it itself. It is told, and may join again.
+
+        Raises :exc:`InvalidMessage` if it is not in the room, and what :meth:`join` raises.
+        """
+        await (await self._own_memberships()).take_out(name)
+
+    async def _own_memberships(self) -> "Memberships":
+        if self.closing:
+            await self.raise_if_closed()
+        if self.memberships is None:
+            raise ConfigurationError(
+                "An endpoint has no rooms; elsewhere a client can be in some once it is logged in, from "
+                "`on_connect` on."
+            )
+        return self.memberships
+
     def admit(self, settings: Settings) -> None:
         """Take messages of the full size from now on: the client is logged in."""
         self.max_message = settings.max_message
         self._max_inbox_bytes = settings.max_inbox_bytes
 
     def hold(self) -> None:
-        """Keep what the application sends, in `on_connect`, until the client is greeted."""
-        self._held = []
+        """Keep what the application sends, in `on_connect`, until the client is greeted.
+
+        What rooms bring waits as it does where the line takes no more.
+        """
+        self._held = _Held()
+        self.outbox.pause()
 
     def greet(self, first: Envelope) -> None:
         """Send the first envelope of all, and then what was kept."""
-        held, self._held = self._held or [], None
+        held, self._held = self._held or _Held(), None
+        outbox = self.outbox
+        behind, outbox.chunks = outbox.chunks, []
         for envelope in (first, *held):
             self.deliver(envelope)
+        if not self.closing:
+            outbox.chunks += behind
+        if not held.blocked:
+            outbox.resume()
 
     def deliver(self, envelope: Envelope) -> None:
         """Put an envelope into the outbox; nothing happens if the connection is closing."""
@@ -254,13 +318,22 @@ class Connection(Receiving):
         if self.messages_in > self.allowed:
             self._sent_too_many()
 
+    def bookmark(self) -> Bookmark | None:
+        """Return what takes the session up right after all that was written; None before the welcome."""
+        return None if self.memberships is None else self.memberships.bookmark()
+
     def pause_writing(self) -> None:
         """Keep messages in the outbox: the transport's buffer is full."""
+        if self._held is not None:
+            self._held.blocked = True
         self.outbox.pause()
 
     def resume_writing(self) -> None:
         """Write again."""
-        self.outbox.resume()
+        if self._held is not None:
+            self._held.blocked = False
+        else:
+            self.outbox.resume()
 
     def replaced(self) -> None:
         """Take that the session goes on on another connection; what waits here comes there again."""

@@ -15,9 +15,12 @@ from ..settings import Settings
 from .attempt import ATTEMPT
 from .bans import Bans
 from .connection import Connection
-from .control import Answer, Ask, Controls, Disconnect, Kick, Moved
+from .control import Answer, Ask, Controls, Disconnect, Kick, Moved, Relayed, Returned
+from .lines import Lines
 from .outbox import Flusher
 from .presence import Presence, Shown
+from .questions import Questions
+from .relay import Relay
 from .sessions import Sessions
 from .subscriptions import Subscriptions, envelope_of, publication_of
 from .sweep import Sweep
@@ -34,18 +37,28 @@ class Running:
         self.presence = Presence(broker, subscriptions.holds, hub.shown)
         subscriptions.on_news = self.presence.heard
         self.bans = Bans(broker)
-        self.users = users = Users(broker, hub.connections, sessions.revoke)
+        self.questions = questions = Questions(broker, hub.settings.lease / 2)
+        self.users = users = Users(questions, hub.connections, sessions.revoke)
+        self.relay = relay = Relay(questions, hub.settings, hub.lines.answer)
         self.deliver = subscriptions.deliver
         self.lost = subscriptions.lost
-        self.control = Controls(
+        self._controls = Controls(
             {
                 Moved: sessions.moved,
                 Ask: users.asked,
                 Disconnect: users.disconnected,
                 Kick: users.kicked,
-                Answer: users.answered,
+                Answer: questions.answered,
+                Relayed: relay.asked,
+                Returned: questions.answered,
             }
-        ).take
+        )
+        self.control = self._controls.take
+
+    async def look(self) -> None:
+        """Give up what other instances were to say, and will not."""
+        self._controls.joining.expire()
+        await self.questions.look()
 
 
 class Hub:
@@ -57,6 +70,7 @@ class Hub:
         self.connections: dict[str, Connection] = {}
         """All open connections by their id."""
         self.sessions = Sessions(settings)
+        self.lines = Lines(lambda: self._running.broker.instance if self._running is not None else "")
         self.sweep = Sweep(settings, self.connections.values)
         self._turn = self._published = 0
         self._emptied: asyncio.Future[None] | None = None
@@ -71,12 +85,11 @@ class Hub:
         running = Running(broker, self)
         await broker.start(running)
         self.sessions.start(broker)
+        self.lines.relay = running.relay.ask
         self._running = running
         self.sweep.start()
         running.presence.start()
-        self._renewal = asyncio.create_task(
-            self._renew(running.presence, running.subscriptions), name="hubbub: presence leases"
-        )
+        self._renewal = asyncio.create_task(self._renew(running), name="hubbub: presence leases")
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection has ended, and has left its rooms."""
@@ -104,14 +117,17 @@ class Hub:
                 if self._running is not None:
                     parts.push_async_callback(self._running.broker.stop)
                     parts.push_async_callback(self._running.presence.stop)
-                    parts.push_async_callback(self._running.users.stop, self.settings.close_timeout)
+                    patience = self.settings.close_timeout
+                    parts.push_async_callback(self._running.questions.stop, patience)
+                    parts.push_async_callback(self._running.users.stop, patience)
+                    parts.push_async_callback(self._running.relay.stop)
                 parts.push_async_callback(self.sessions.stop)
                 if self._renewal is not None:
                     self._renewal.cancel()
                     await asyncio.wait((self._renewal,))
         finally:
             # What fails to stop is not stopped a second time.
-            self._running = self._renewal = None
+            self._running = self._renewal = self.lines.relay = None
 
     @property
     def runs(self) -> bool:
@@ -134,14 +150,15 @@ class Hub:
             if connection.memberships is not None:
                 yield from connection.memberships.shown()
 
-    async def _renew(self, presence: Presence, subscriptions: Subscriptions) -> None:
+    async def _renew(self, running: Running) -> None:
         while True:
             await asyncio.sleep(self.settings.lease / 5)
             try:
-                if await presence.renew():
+                if await running.presence.renew():
                     self.sessions.doubt_secret()
-                await subscriptions.settle()
+                await running.subscriptions.settle()
                 await self.sessions.renew_secret()
+                await running.look()
             except Unavailable:
                 pass  # the broker has logged it; the next turn tries again
             except Exception:

@@ -207,10 +207,9 @@ async def serve_session(
     memberships = Memberships(hub, connection, rooms, inboxes)
     connection.hold()
     async with Connected(hub, connection, subprotocol, memberships) as connected:
-        if await _enter(connection, hooks, hub.settings):
+        if await _enter(connection, hooks, hub.settings, memberships):
             connected.on_disconnect = hooks.disconnect
             connection.on_lost = memberships.detach
-            connection.memberships = memberships
             await Session(hub, connection, router, memberships, hooks.log_in).run()
 
 
@@ -247,7 +246,7 @@ class _EndsWithLine:
         return isinstance(problem, asyncio.CancelledError)
 
 
-async def _enter(connection: Connection, hooks: Hooks, settings: Settings) -> bool:
+async def _enter(connection: Connection, hooks: Hooks, settings: Settings, memberships: Memberships) -> bool:
     """Log the client in and tell the application; true if that knows of the client from now on.
 
     It does even if the line was lost while `on_connect` was running, so that `on_disconnect` can undo what
@@ -260,14 +259,17 @@ async def _enter(connection: Connection, hooks: Hooks, settings: Settings) -> bo
         with _EndsWithLine(connection) as body:
             connection.user = await hooks.log_in(connection)
             refusal = CloseCode.FORBIDDEN
+            connection.memberships = memberships
             if hooks.connect is not None:
                 await hooks.connect(connection, None, None)
     except Denied as denied:
+        connection.memberships = None  # nobody can come back to them
         failure = Failure(ErrorCode.DENIED, denied.reason, retry=False)
         connection.greet(Envelope("$error", data=failure))
         connection.start_close(refusal, _shortened(denied.reason))
         return False
     except Unavailable as problem:
+        connection.memberships = None
         failure = Failure(ErrorCode.UNAVAILABLE, str(problem), ErrorCode.UNAVAILABLE.retry)
         connection.greet(Envelope("$error", data=failure))
         connection.start_close(CloseCode.TRY_AGAIN_LATER, "the broker can't be reached now")

@@ -4,9 +4,12 @@ import asyncio
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import NamedTuple
 
 from ..errors import Denied, InvalidMessage, Unavailable
 from ..observe.log import fields, logger
+from ..protocol.bookmarks import Bookmark
 from ..protocol.codes import ErrorCode
 from ..protocol.envelope import Envelope, Failure, Inbox, Member, Position
 from ..protocol.publications import inbox_of
@@ -21,7 +24,7 @@ from .subscriptions import Subscription
 class Membership:
     """One connection in one room."""
 
-    __slots__ = ("ended", "member", "room", "rooms", "subscription", "values")
+    __slots__ = ("begins", "ended", "member", "reached", "room", "rooms", "subscription", "values")
 
     def __init__(self, rooms: Rooms, room: Room, values: tuple[str, ...], subscription: Subscription) -> None:
         self.rooms = rooms
@@ -32,6 +35,26 @@ class Membership:
         """As whom the room's presence shows the connection, if it does."""
         self.ended: Failure | None = None
         """Why the connection was taken out of the room, if it was."""
+        self.reached: Position | None = None
+        """How far a replay has come; None where the feed is what brings the room's messages."""
+        self.begins: Position | None = None
+        """After which position its messages came, where the server put the client in and not the client."""
+
+
+LEFT = Failure(ErrorCode.NOT_JOINED, "The server has taken the client out of the room.", retry=False)
+
+_HOOKS: ContextVar[tuple[object, ...]] = ContextVar("hubbub hooks", default=())
+"""The changes of memberships whose hooks the current task is in, or was started by."""
+
+TICKET_LIFE = 0.05
+"""The part of a session token's life after which bookmarks get a new one."""
+
+
+class _Ticket(NamedTuple):
+    token: str
+    of: tuple[str, int, str | None]
+    """The session, the turn and the user that it is of."""
+    until: float
 
 
 class Memberships:
@@ -39,7 +62,7 @@ class Memberships:
 
     __slots__ = (
         "_by_name", "_changing", "_connection", "_declared", "_entering", "_hub", "_inboxes", "_kicked",
-        "_refusal",
+        "_refusal", "_ticket",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, connection: Connection, declared: Sequence[Rooms], inboxes: Rooms) -> None:
@@ -56,9 +79,11 @@ class Memberships:
         """Why it may not be joined after all."""
         self._kicked: list[Membership] | None = None
         """What has ended and was not given back yet."""
+        self._ticket: _Ticket | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._by_name or self._kicked)
+        """Whether there is anything to give back, or may be when what is under way is over."""
+        return bool(self._by_name or self._kicked or self._changing is not None)
 
     @property
     def names(self) -> list[str]:
@@ -74,8 +99,39 @@ class Memberships:
 
     @property
     def joined(self) -> bool:
-        """Whether the connection is in any room but the inbox of its user."""
-        return any(membership.rooms is not self._inboxes for membership in self._by_name.values())
+        """Whether the client has joined any room; its user's inbox is none, nor are :attr:`put`."""
+        return any(
+            membership.rooms is not self._inboxes and membership.begins is None
+            for membership in self._by_name.values()
+        )
+
+    @property
+    def put(self) -> dict[str, Position]:
+        """The rooms that the server put the client in, and the position after which their messages came."""
+        return {
+            name: membership.begins
+            for name, membership in self._by_name.items()
+            if membership.begins is not None
+        }
+
+    def bookmark(self) -> Bookmark:
+        """Return what takes the session up right after all that was delivered in each room."""
+        rooms = {
+            name: membership.reached or membership.subscription.position
+            for name, membership in self._by_name.items()
+        }
+        return Bookmark(self._token(), rooms)
+
+    def _token(self) -> str:
+        """Return the session's token: the last one again, as long as it has most of its life before it."""
+        connection, now = self._connection, asyncio.get_running_loop().time()
+        of = connection.session, connection.turn, connection.user
+        ticket = self._ticket
+        if ticket is None or ticket.of != of or now >= ticket.until:
+            # Signing one is dearer than all else in a bookmark, which there is for each write to a line.
+            until = now + self._hub.settings.session_lifetime * TICKET_LIFE
+            ticket = self._ticket = _Ticket(self._hub.sessions.token(connection), of, until)
+        return ticket.token
 
     def of(self, name: str) -> Membership:
         """Return the membership in a room; :exc:`InvalidMessage` if the connection has not joined it."""
@@ -99,22 +155,47 @@ class Memberships:
                 self._connection.outbox.release(name)
                 known.subscription.remove(self._connection)
                 return Replay(self._hub, self._connection, known, since)
-            limit = self._hub.settings.max_rooms
-            if len(self._by_name) >= limit:
-                raise InvalidMessage(
-                    f"A connection may be in {limit} rooms; leave one first.", code=ErrorCode.TOO_MANY_ROOMS
-                )
-            rooms, values = self._find(name)
-            self._entering, self._refusal = name, None
-            try:
-                membership = await self._join(rooms, Room(self._hub, rooms, name, self._connection), values)
-            finally:
-                self._entering = None
-            return Replay(self._hub, self._connection, membership, since)
+            return Replay(self._hub, self._connection, await self._join(name), since)
         finally:
             self._end_change()
 
-    async def _join(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> Membership:
+    async def put_in(self, name: str) -> Room | None:
+        """Put the client into a room, as :meth:`join` does, and tell it; return the room.
+
+        Where the client is in it already, nothing happens. None if the connection is closing.
+        """
+        await self._begin_own_change()
+        connection = self._connection
+        try:
+            membership = self._by_name.get(name)
+            if membership is not None:
+                return membership.room
+            if connection.lost:
+                return None
+            membership = await self._join(name)
+            if connection.closing:
+                return None  # it is left with all the others
+            position = membership.begins = membership.subscription.position
+            connection.deliver(Envelope("$join", room=name, data=position))
+            membership.subscription.add(connection)
+            return membership.room
+        finally:
+            self._end_change()
+
+    async def _join(self, name: str) -> Membership:
+        limit = self._hub.settings.max_rooms
+        if len(self._by_name) >= limit:
+            raise InvalidMessage(
+                f"A connection may be in {limit} rooms; leave one first.", code=ErrorCode.TOO_MANY_ROOMS
+            )
+        rooms, values = self._find(name)
+        self._entering, self._refusal = name, None
+        try:
+            return await self._be_let_in(rooms, Room(self._hub, rooms, name, self._connection), values)
+        finally:
+            self._entering = None
+
+    async def _be_let_in(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> Membership:
         connection = self._connection
         if rooms.bans:
             # Whoever is banned after this look is kicked after it, and that is seen below.
@@ -122,7 +203,8 @@ class Memberships:
             if reason is not None:
                 raise InvalidMessage(reason, code=ErrorCode.BANNED)
         if rooms.join_hook is not None:
-            await rooms.join_hook(connection, room, None, *values)
+            with self._in_hook():
+                await rooms.join_hook(connection, room, None, *values)
         try:
             membership = await self._enter(rooms, room, values)
         except BaseException:
@@ -202,13 +284,35 @@ class Memberships:
         """Leave a room; :exc:`InvalidMessage` if the connection is not in it."""
         await self._begin_change()
         try:
-            membership = self.of(name)
-            if membership.rooms is self._inboxes:
-                raise Denied("An inbox can't be left.")
-            membership.subscription.remove(self._connection)
-            await self._give_back(self._by_name.pop(name))
+            await self._leave(name)
         finally:
             self._end_change()
+
+    async def take_out(self, name: str) -> None:
+        """Take the client out of a room, as :meth:`leave` does, and tell it."""
+        await self._begin_own_change()
+        try:
+            await self._leave(name, Envelope("$leave", room=name))
+        finally:
+            self._end_change()
+
+    async def _leave(self, name: str, told: Envelope | None = None) -> None:
+        membership = self.of(name)
+        if membership.rooms is self._inboxes:
+            raise Denied("An inbox can't be left.")
+        del self._by_name[name]
+        self._stop(membership, LEFT)
+        if told is not None:
+            self._connection.deliver(told)
+        await self._give_back(membership)
+
+    def _stop(self, membership: Membership, why: Failure) -> None:
+        """Have nothing of a room arrive from now on."""
+        subscription = membership.subscription
+        membership.ended = why
+        subscription.remove(self._connection)
+        # A replay that waits for the feed, which may come no further, has to see that it is over.
+        subscription.advance(subscription.epoch, subscription.offset)
 
     def kick(self, name: str, failure: Failure) -> bool:
         """Take the connection out of a room, and tell its client why; false if it is not there.
@@ -226,13 +330,10 @@ class Memberships:
         return True
 
     def _take_out(self, membership: Membership, failure: Failure) -> None:
-        connection, subscription = self._connection, membership.subscription
+        connection = self._connection
         del self._by_name[membership.room.name]
         self._end(membership)
-        membership.ended = failure
-        subscription.remove(connection)
-        # A replay that waits for the feed, which may come no further, has to see that it is over.
-        subscription.advance(subscription.epoch, subscription.offset)
+        self._stop(membership, failure)
         connection.deliver(Envelope("$kicked", room=membership.room.name, data=failure))
         logger.info(
             "kick",
@@ -258,6 +359,9 @@ class Memberships:
     async def leave_all(self) -> None:
         """Leave every room. What goes wrong in one is logged and does not keep the others."""
         self.detach()
+        if self._entering is not None:
+            # Another task puts the client in: it came too late.
+            self._refusal = LEFT
         for membership in self._by_name.values():
             self._end(membership)
         self._by_name.clear()
@@ -285,6 +389,23 @@ class Memberships:
             except BaseException:
                 self._end_change()
                 raise
+
+    async def _begin_own_change(self) -> None:
+        """Begin a change as the application asks; :exc:`RuntimeError` where it would wait for itself."""
+        if self._changing is not None and any(change is self._changing for change in _HOOKS.get()):
+            raise RuntimeError(
+                "A hook of a room can't have its own connection join or leave another: the hook is part of a "
+                "join or leave, and one has to be over before the next. Do it in the handler, or before."
+            )
+        await self._begin_change()
+
+    @contextmanager
+    def _in_hook(self) -> Iterator[None]:
+        reset = _HOOKS.set((*_HOOKS.get(), self._changing))
+        try:
+            yield
+        finally:
+            _HOOKS.reset(reset)
 
     def _end_change(self) -> None:
         waiting, self._changing = self._changing or (), None
@@ -339,7 +460,8 @@ class Memberships:
 
     async def _call_leave_hook(self, rooms: Rooms, room: Room, values: tuple[str, ...]) -> None:
         if rooms.leave_hook is not None:
-            await rooms.leave_hook(self._connection, room, None, *values)
+            with self._in_hook():
+                await rooms.leave_hook(self._connection, room, None, *values)
 
     def _find(self, name: str) -> tuple[Rooms, tuple[str, ...]]:
         for rooms in self._declared:

@@ -50,7 +50,8 @@ class Pattern:
 
     def overlaps(self, other: "Pattern") -> bool:
         """Tell whether some text is of both patterns."""
+        # What is in braces is never empty.
         return len(self._parts) == len(other._parts) and all(
-            mine is None or theirs is None or mine == theirs
+            mine == theirs or (mine is None and theirs != "") or (theirs is None and mine != "")
             for mine, theirs in zip(self._parts, other._parts, strict=True)
         )

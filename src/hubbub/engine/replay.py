@@ -29,6 +29,7 @@ class Replay:
         self._subscription = membership.subscription
         self.begins = since or membership.subscription.position
         """The position after which the member is sent every message."""
+        membership.reached = self.begins
 
     async def run(self) -> None:
         """Send what was missed, in order; then the live feed takes over without gap or repeat.
@@ -42,13 +43,14 @@ class Replay:
         while not self.ended:
             if at == subscription.position:
                 subscription.add(connection)
+                self._membership.reached = None
                 break
             feed = subscription.position
             reached = await self._page(at)
             if reached == at and feed == subscription.position:
                 # History is ahead of the feed, which must not bring again what was read from there.
                 await self._until_feed_moves()
-            at = reached
+            at = self._membership.reached = reached
 
     @property
     def ended(self) -> bool:
@@ -85,6 +87,7 @@ class Replay:
         ]
         begins = Position(page.position.epoch, page.position.offset - len(page.entries))
         if not page.complete and not self.ended:
+            self._membership.reached = begins
             connection.deliver(gap(room, begins))
         for entry in entries:
             self._deliver(entry, page.position.epoch)
@@ -97,8 +100,10 @@ class Replay:
     def _deliver(self, entry: Entry, epoch: str) -> None:
         connection = self._connection
         publication = publication_of(entry)
-        if self.ended or connection.form is None or publication.exclude == connection.session:
-            return
-        chunk = chunk_of(self._subscription.name, epoch, entry, publication, connection.form)
+        chunk = None
+        if not self.ended and connection.form is not None and publication.exclude != connection.session:
+            chunk = chunk_of(self._subscription.name, epoch, entry, publication, connection.form)
+        # Where much waits, it is written at once, and what takes the session up behind it with it.
+        self._membership.reached = Position(epoch, entry.offset or 0)
         if chunk is not None:
             connection.outbox.append(*chunk)

@@ -249,6 +249,9 @@ class Session:
         try:
             await self._hub.sessions.take_up(resume.session, resume.attempt, connection)
             self._fresh = False
+            if memberships.put:
+                # A guest is called otherwise, now that it is known whose session it is.
+                await memberships.rename()
             for name, since in resume.rooms.items():
                 try:
                     replays[name] = await memberships.join(name, since)
@@ -258,6 +261,10 @@ class Session:
                     if isinstance(problem, ConnectionClosed) and connection.lost:
                         raise
                     refused[name] = self._failure(problem, request)
+            while added := {name: at for name, at in memberships.put.items() if name not in replays}:
+                # The client drops what has come of them so far, as it does of all its rooms.
+                for name, since in added.items():
+                    replays[name] = await memberships.join(name, since)
         except Unavailable:
             # Half a session is none: the client comes back later for all of it.
             connection.start_close(CloseCode.TRY_AGAIN_LATER, "the session can't be taken up now")

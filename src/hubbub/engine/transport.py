@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
+from ..protocol.bookmarks import Bookmark
 from .outbox import Chunk, Framing, Outbox, Writer
 
 
@@ -71,6 +72,12 @@ class Listener(Protocol):
     def received(self, message: str | bytes) -> bool:
         """Take a message; false if it had the transport pause reading or close: no more may come now."""
 
+    def bookmark(self) -> Bookmark | None:
+        """Return what takes the session up right after all that was written; None if there is none yet.
+
+        It holds within :meth:`Writer.write`: everything that was sent to the client is in the chunks.
+        """
+
     def pause_writing(self) -> None:
         """Write nothing for now: the transport's buffer is full."""
 
@@ -85,3 +92,11 @@ class Listener(Protocol):
 
     def shut_down(self) -> None:
         """Leave: the server stops."""
+
+
+class SessionListener(Listener, Protocol):
+    """A listener that has a session, as every line that the hub lets in."""
+
+    @property
+    def session(self) -> str:
+        """Identifies the session, which outlives the line; it is no secret."""

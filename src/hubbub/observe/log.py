@@ -24,8 +24,15 @@ _PLAIN = re.compile(r"[^ \"\\=]+")
 
 
 # A client's token in a target, its name perhaps percent-encoded, and the headers that carry secrets.
-_TOKEN = re.compile(r"((?<!\w)(?:t|%74)(?:o|%6f)(?:k|%6b)(?:e|%65)(?:n|%6e)=)[^&\s#'\"]*", re.IGNORECASE)
-_SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization", "set-cookie"}
+def _escaped(name: str) -> str:
+    return "".join(f"(?:{re.escape(letter)}|%{ord(letter):02x})" for letter in name)
+
+
+_SECRETS = "|".join(_escaped(name) for name in ("token", "last_event_id", "sid"))
+_TOKEN = re.compile(rf"((?<!\w)(?:{_SECRETS})=)[^&\s#'\"]*", re.IGNORECASE)
+_SECRET_HEADERS = {
+    "authorization", "cookie", "hubbub-line", "last-event-id", "proxy-authorization", "set-cookie",
+}  # fmt: skip
 _SERVERS = ("uvicorn.access", "uvicorn.asgi", "uvicorn.error", "websockets.server", "hubbub.native")
 """Loggers to which a server tells what comes over the line: targets, headers, and frames when debugging."""
 

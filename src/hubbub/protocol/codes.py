@@ -42,6 +42,15 @@ class CloseCode(IntEnum):
     TOO_MANY_MESSAGES = 4529, "The client sends too many messages.", True
 
 
+def comes_back(code: int) -> bool:
+    """Tell whether a client comes back by itself after a close code; by its range, if it is none known."""
+    known = _CLOSE_CODES.get(code)
+    return not 4400 <= code < 4500 if known is None else known.comes_back
+
+
+_CLOSE_CODES = {int(code): code for code in CloseCode}
+
+
 class ErrorCode(StrEnum):
     """What an ``$error`` is about."""
 

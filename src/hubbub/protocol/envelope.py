@@ -38,6 +38,17 @@ class Envelope(Struct, frozen=True, omit_defaults=True, rename={"sender": "from"
     data: object = UNSET
 
 
+class RawEnvelope(Struct, omit_defaults=True, gc=False, rename={"sender": "from"}):
+    """A message in either direction, for who passes it on: `data` stays as it is."""
+
+    type: str
+    id: int | str | None = None
+    room: str | None = None
+    offset: int | None = None
+    sender: str | None = None
+    data: Raw = ABSENT
+
+
 class Position(Struct, frozen=True):
     """A place in a room's sequence of messages: after `offset`, in the life `epoch` of that sequence.
 
