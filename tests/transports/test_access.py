@@ -51,6 +51,25 @@ def test_who_is_no_browser_may_connect():
     assert not refused("example.com")
 
 
+@pytest.mark.parametrize(
+    ("site", "allowed", "refusal"),
+    [
+        ("cross-site", "", ORIGIN_REFUSED),
+        ("same-site", "https://page.example", ORIGIN_REFUSED),
+        ("cross-site", "*", None),
+        ("same-origin", "", None),
+        ("none", "", None),
+    ],
+)
+def test_a_page_that_does_not_tell_its_origin_opens_no_line_unless_any_may(site, allowed, refusal):
+    """Of a GET in mode ``no-cors`` no browser tells it, and it may have any ``Accept`` and cookies."""
+    scope = scope_of("example.com", kind="http")
+    scope["headers"].append((b"sec-fetch-site", site.encode()))
+    access = Access(Settings(allowed_origins=allowed))
+    assert access.refusal(scope, line=True) is refusal
+    assert access.refusal(scope) is None
+
+
 FOREIGN = [
     "https://evil.example",
     "https://example.com.evil.example",

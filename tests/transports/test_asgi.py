@@ -13,9 +13,10 @@ import websockets
 from starlette.types import Message as Event
 
 from hubbub import Connection, ConnectionClosed, Hubbub, Message, Room, Settings
-from hubbub.server import listen
-from hubbub.transports.asgi import ASGITransport, Readers, Writers
+from hubbub.listening import listen
+from hubbub.transports.asgi import ASGITransport
 from hubbub.transports.asgi import event as sending
+from hubbub.transports.over_asgi import Readers, Writers
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +87,27 @@ async def test_endpoints_are_served_by_plain_uvicorn(ws):
             for message in ("text", b"bytes", "x" * 70_000, b"x" * 1_048_576):
                 await websocket.send(message)
                 assert await websocket.recv() == message
+
+
+@pytest.mark.parametrize("compression", [True, False])
+async def test_the_fast_path_of_plain_uvicorn_has_the_hub_s_settings(compression):
+    hub = Hubbub(Settings(compression=compression))
+    with running(hub, "hubbub.server:WebSocketProtocol") as server:
+        async with websockets.connect(server.url) as websocket:
+            assert bool(websocket.protocol.extensions) == compression
+
+
+async def test_the_fast_path_of_an_application_without_a_hub_has_the_environment_s(monkeypatch):
+    monkeypatch.setenv("HUBBUB_COMPRESSION", "false")
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    with running(app, "hubbub.server:WebSocketProtocol") as server:  # type: ignore[arg-type]
+        async with websockets.connect(server.url) as websocket:
+            assert websocket.protocol.extensions == []
 
 
 @each_protocol
@@ -311,6 +333,10 @@ async def test_a_message_that_is_too_large_is_closed_with_1009_and_nothing_after
             "code": 1009,
             "reason": "over the size limit of 1000 bytes",
         }
+        assert type(closing["code"]) is int  # Daphne takes no kind of it
+        server.client(
+            {"type": "websocket.receive", "text": "late too"}, {"type": "websocket.disconnect", "code": 1009}
+        )
         assert (await endpoint.endings.get()).sent.code == 1009
     assert server.sent.empty()
 
@@ -399,14 +425,28 @@ class Held:
         self.sent: list[Event] = []
         self.ending: Any = None
         self.may_send = asyncio.Event()
+        self.receiving = 0
+        self.asked = asyncio.Event()
+        self.closes_while_receiving = True
+        self.closed = asyncio.Event()
         self.ended_at = asyncio.Event()
 
     async def receive(self) -> Event:
         if not self.sent:
             return {"type": "websocket.connect"}
-        return await asyncio.Event().wait()  # type: ignore[return-value]
+        self.receiving += 1
+        self.asked.set()
+        try:
+            await self.closed.wait()
+        finally:
+            self.receiving -= 1
+        return {"type": "websocket.disconnect", "code": 1005}
 
     async def send(self, event: Event) -> None:
+        if event["type"] == "websocket.close":
+            if self.receiving and not self.closes_while_receiving:
+                await asyncio.Event().wait()
+            self.closed.set()
         if event["type"] == "websocket.send":
             await self.may_send.wait()
             if event.get("text") == "broken":
@@ -436,6 +476,21 @@ async def test_nothing_follows_what_waited_when_the_close_began():
         "before",
         "websocket.close",
     ]
+
+
+@pytest.mark.parametrize("by", ["a task", "the session"])
+async def test_nobody_receives_when_the_close_is_sent(by):
+    held = Held()
+    held.closes_while_receiving = False  # Granian
+    transport = ASGITransport(held.receive, held.send, Readers(), Writers())
+    await transport.accept(held, None)  # type: ignore[arg-type]
+    session = asyncio.create_task(transport.pull()) if by == "the session" else None
+    async with asyncio.timeout(ARRIVES_WITHIN):
+        await held.asked.wait()
+        transport.close(1000, "")
+        await held.ended_at.wait()
+        assert session is None or not await session
+    assert not transport.pulling
 
 
 async def test_a_send_that_fails_in_any_way_is_logged_and_is_the_end(caplog):

@@ -11,7 +11,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 
 from conftest import serving
 from hubbub import Connection, Hubbub, Message, Room, Settings
-from hubbub.transports import native as native_transport
+from hubbub.transports import framing
 from transports.raw import BINARY, CONTINUATION, FIN, PING, PONG, TEXT, Line, dial, masked, text
 from wire import talk
 
@@ -160,13 +160,13 @@ async def test_websockets_reads_and_is_read_with_any_window(served, bits):
 @pytest.mark.anyio
 async def test_a_message_to_a_room_is_compressed_once_for_all_its_members(serve, monkeypatch, threshold):
     calls: list[int] = []
-    compress = native_transport.compress
+    compress = framing.compress
 
     def counted(payload: bytes, window_bits: int) -> bytes:
         calls.append(window_bits)
         return compress(payload, window_bits)
 
-    monkeypatch.setattr(native_transport, "compress", counted)
+    monkeypatch.setattr(framing, "compress", counted)
     hub = Hubbub(Settings(compression_threshold=threshold))
     chat = hub.room("chat/{name}")
 
@@ -233,7 +233,8 @@ def test_a_small_message_may_be_as_large_as_the_limit_and_no_larger(serve):
 SERVER = """
 import resource, sys
 from hubbub import Connection, Hubbub, Settings
-from hubbub.server import listen, run
+from hubbub.listening import listen
+from hubbub.server import run
 
 hub = Hubbub()
 

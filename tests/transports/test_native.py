@@ -4,9 +4,7 @@ import asyncio
 import logging
 import queue
 import select
-import shutil
 import ssl
-import subprocess
 import threading
 
 import anyio.to_thread
@@ -281,27 +279,6 @@ def test_a_client_that_left_before_it_was_accepted_is_a_closed_connection(start)
 
 
 # Lines of other kinds
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A certificate for localhost that signs itself, and its key."""
-    openssl = shutil.which("openssl")
-    assert openssl, "These tests make a certificate with the program openssl. Install it (Debian: openssl)."
-    folder = tmp_path_factory.mktemp("tls")
-    files = {"ssl_certfile": str(folder / "certificate.pem"), "ssl_keyfile": str(folder / "key.pem")}
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-keyout", files["ssl_keyfile"], "-out", files["ssl_certfile"]),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return files
 
 
 @pytest.mark.anyio

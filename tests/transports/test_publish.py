@@ -497,10 +497,10 @@ async def test_a_hub_that_no_lifespan_started_starts_with_the_first_message(serv
 async def test_a_hub_that_drains_takes_nothing_more(serve):
     hub = chat()
     served = serve(hub)
-    hub._draining = True
+    hub._entrance.leaving = True
     answer = await post(served, SAY)
     assert (answer.status, answer.json["retry"]) == (503, True)
-    hub._draining = False
+    hub._entrance.leaving = False
 
 
 async def test_a_host_name_that_is_not_the_server_s_publishes_nothing(serve):

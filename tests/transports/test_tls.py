@@ -2,10 +2,8 @@
 
 import asyncio
 import errno
-import shutil
 import socket
 import ssl
-import subprocess
 from contextlib import suppress
 
 import pytest
@@ -18,25 +16,6 @@ from transports.raw import Line, dial, request, text
 
 SOON = 0.3
 CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    openssl = shutil.which("openssl")
-    assert openssl, "These tests make a certificate with the program openssl. Install it (Debian: openssl)."
-    folder = tmp_path_factory.mktemp("tls")
-    files = {"ssl_certfile": str(folder / "certificate.pem"), "ssl_keyfile": str(folder / "key.pem")}
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-keyout", files["ssl_keyfile"], "-out", files["ssl_certfile"]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return files
 
 
 @pytest.fixture

@@ -25,6 +25,12 @@ _ORIGIN = re.compile(rf"([a-z][a-z0-9+.\-]*)://({_NAME})(?::([0-9]{{1,5}}))?")
 _HOST = re.compile(rf"({_NAME})(?::([0-9]{{1,5}})?)?")
 _ALLOWED_HOST = re.compile(rf"(?:\*\.)?(?:{_NAME})")
 
+_OTHER_SITES = (b"cross-site", b"same-site")
+"""What ``Sec-Fetch-Site`` says where another origin's page made the request (W3C Fetch Metadata)."""
+
+NAMELESS = "hubbub.nameless"
+"""Extension of a scope whose request says no name that could be read: gRPC's, which no browser makes."""
+
 Origin = tuple[str, str, int | None]
 
 
@@ -60,21 +66,52 @@ class Access:
         self._hosts = frozenset(hosts)
         self._below = tuple(text[1:] for text in hosts if text.startswith("*."))
 
-    def refusal(self, scope: Scope) -> Refusal | None:
-        """Return why a request is refused; None if it is not."""
-        found_hosts, found_origins = [], []
+    def refusal(self, scope: Scope, *, line: bool = False) -> Refusal | None:
+        """Return why a request is refused; None if it is not.
+
+        The origin counts where a client's `line` is opened or used: any WebSocket is one.
+        """
+        found_hosts, found_origins, untold = [], [], False
         for name, value in scope["headers"]:
             if name == b"host":
                 found_hosts.append(value)
             elif name == b"origin":
                 found_origins.append(value)
-        if not self._any_host and not self._may_be_called(found_hosts):
+            elif name == b"sec-fetch-site":
+                untold = value in _OTHER_SITES
+        named = NAMELESS not in scope.get("extensions", {})
+        if not self._any_host and named and not self._may_be_called(found_hosts):
             return HOST_REFUSED
-        if scope["type"] != "websocket" or not found_origins or self._any_origin:
+        if not (line or scope["type"] == "websocket") or self._any_origin:
             return None
+        if not found_origins:
+            # A page that does not mean to read the answer can have its origin left out, and cookies sent.
+            return ORIGIN_REFUSED if untold else None
         if len(found_origins) == 1 and self._may_come_from(found_origins[0], found_hosts):
             return None
         return ORIGIN_REFUSED
+
+    def answer_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return the headers with which a page from elsewhere may read an answer (Fetch standard, 3.3).
+
+        Whoever may open WebSockets may read: with cookies and logins if its origin is listed, or is the
+        server's own, and without where only ``*`` lets it in.
+        """
+        found_origins = [value for name, value in scope["headers"] if name == b"origin"]
+        headers = [(b"vary", b"Origin")]
+        if len(found_origins) != 1:
+            return headers
+        found_hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if self._may_come_from(found_origins[0], found_hosts):
+            headers += [
+                (b"access-control-allow-origin", found_origins[0]),
+                (b"access-control-allow-credentials", b"true"),
+            ]
+        elif self._any_origin:
+            headers.append((b"access-control-allow-origin", b"*"))
+        if len(headers) > 1:
+            headers.append((b"access-control-expose-headers", b"Retry-After"))
+        return headers
 
     def _may_be_called(self, found: list[bytes]) -> bool:
         host = _host(found)

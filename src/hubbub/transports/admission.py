@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -12,7 +12,9 @@ from typing import NamedTuple, Protocol
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from ..engine.transport import Transport
 from ..observe.log import fields, logger
+from ..protocol.codecs import Codec
 from ..settings import Settings
 
 RETRY_AFTER = 5
@@ -61,7 +63,22 @@ FULL = Refusal(503, "max_connections", "The server has no place for more connect
 TOO_MANY = Refusal(
     429, "max_connections_per_address", "There are too many connections from your address.", True
 )
+RESTARTS = Refusal(503, "drain", "The server restarts; come back in a moment.")
 CROWDED = Refusal(503, "max_pending", "Too many are waiting to be let in; try again later.", True)
+
+
+class OpenLine(Protocol):
+    """Lets a client's new line in: the way from every transport but a WebSocket's into the hub."""
+
+    async def __call__(
+        self, scope: Scope, transport: Transport, codec: Codec, subprotocol: str | None = None
+    ) -> Coroutine[object, object, None] | Refusal:
+        """Return what serves the line, to be awaited at once; or why it may not be here.
+
+        Nothing was said to the client so far. What serves the line calls :meth:`Transport.accept` first of
+        all, and returns when the line has ended. `scope` is the request's, as of ASGI: of it are used
+        ``headers``, ``path``, ``query_string`` and ``client``.
+        """
 
 
 def network_of(address: str) -> str:
@@ -97,18 +114,23 @@ class Counts:
         """Return how many there are from each address."""
         return dict(self._counts)
 
-    def add(self, address: str | None) -> Refusal | None:
-        """Count one more, or return why there may be none; None as address counts in all only."""
+    def refusal(self, address: str | None) -> Refusal | None:
+        """Return why there may be no more; None as address counts in all only."""
         if self._all >= self._limit:
             return FULL
-        if address is not None:
-            network = network_of(address)
-            count = self._counts.get(network, 0)
-            if count >= self._limit_per_address:
-                return TOO_MANY
-            self._counts[network] = count + 1
-        self._all += 1
+        if address is not None and self._counts.get(network_of(address), 0) >= self._limit_per_address:
+            return TOO_MANY
         return None
+
+    def add(self, address: str | None) -> Refusal | None:
+        """Count one more, or return why there may be none."""
+        refusal = self.refusal(address)
+        if refusal is None:
+            self._all += 1
+            if address is not None:
+                network = network_of(address)
+                self._counts[network] = self._counts.get(network, 0) + 1
+        return refusal
 
     def remove(self, address: str | None) -> None:
         """Count one less."""

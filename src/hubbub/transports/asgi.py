@@ -1,17 +1,15 @@
 """WebSockets through plain ASGI events, under any server (ASGI specification, WebSocket, version 2.4)."""
 
 import asyncio
-from collections import deque
+from typing import Protocol
 
 from starlette.types import Message, Receive, Send
 
-from ..engine.outbox import Chunk, Outbox
+from ..engine.outbox import Chunk
 from ..engine.transport import Ending, Listener
 from ..observe.log import fields, logger
 from ..protocol.codes import CloseCode
-
-GONE = (OSError, RuntimeError)
-"""How servers say that the client is gone: OSError since ASGI 2.4, RuntimeError before."""
+from .over_asgi import GONE, OverASGI, Readers, Writers
 
 
 def event(payload: bytes, binary: bool) -> Chunk:
@@ -25,92 +23,44 @@ AT_ONCE = 64
 """Messages of one connection that are received in a row before others get their turn."""
 
 
-class Readers:
-    """Sees to it that a line is read while its session is busy, by a task of its own from then on.
+class Beneath(Protocol):
+    """What a server lets be done to a line beside ASGI's events."""
 
-    A session that is done with a message in the turn in which it came, as most are, receives the next one by
-    itself. It is looked once for each turn of the event loop whether any is not.
-    """
+    def cut(self) -> None:
+        """End the line at once."""
 
-    def __init__(self) -> None:
-        self._busy: list[ASGITransport] = []
+    def pause_reading(self) -> None:
+        """Leave what the client sends in its socket."""
 
-    def add(self, transport: "ASGITransport") -> None:
-        """Look at a transport in the next turn: its session has something to do."""
-        if not self._busy:
-            asyncio.get_running_loop().call_soon(self._look)
-        self._busy.append(transport)
-
-    def _look(self) -> None:
-        busy, self._busy = self._busy, []
-        for transport in busy:
-            transport.read_on()
+    def resume_reading(self) -> None:
+        """Read again."""
 
 
-class Writers:
-    """Writes to the lines that have something to be written: one task for all of them, while none is slow.
-
-    A task for each line would be most of what a broadcast costs. Where a server takes its time with one line,
-    another task goes on with those behind it in the next turn of the event loop.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[ASGITransport] = deque()
-        self._writer: asyncio.Task[None] | None = None
-        self._slow: set[asyncio.Task[None]] = set()
-
-    def add(self, transport: "ASGITransport") -> None:
-        """Write to a line as soon as it is its turn."""
-        self._waiting.append(transport)
-        if self._writer is None:
-            self._start()
-
-    def _start(self) -> None:
-        self._writer = asyncio.create_task(self._write(), name="hubbub: write")
-        self._writer.add_done_callback(self._slow.discard)
-        # It comes right behind the task's first step.
-        asyncio.get_running_loop().call_soon(self._look, self._writer)
-
-    def _look(self, writer: asyncio.Task[None]) -> None:
-        if self._writer is writer:
-            self._writer = None
-            if not writer.done():
-                self._slow.add(writer)
-            if self._waiting:
-                self._start()
-
-    async def _write(self) -> None:
-        while self._waiting:
-            await self._waiting.popleft().write_waiting()
-
-
-class ASGITransport:
-    """A client's line behind `receive` and `send`.
+class ASGITransport(OverASGI):
+    """A client's WebSocket behind `receive` and `send`, and what is `beneath` them if that is known.
 
     Its session receives by :meth:`pull` until it is busy for longer than a turn of the event loop; from then
-    on one task reads. What there is to write, and :meth:`settle` does not, is written by a task that lines
-    share. Pings are the server's own affair here: ASGI has no event for them.
+    on one task reads. Pings are the server's own affair here: ASGI has no event for them.
     """
 
     framing = staticmethod(event)
-    pings = False
 
-    def __init__(self, receive: Receive, send: Send, readers: Readers, writers: Writers) -> None:
-        self._receive = receive
-        self._send = send
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        readers: Readers,
+        writers: Writers,
+        beneath: Beneath | None = None,
+    ) -> None:
+        super().__init__(receive, send, writers)
         self._readers = readers
-        self._writers = writers
+        self._beneath = beneath
+        self._left = False
+        """Whether the close was begun with: only what waits for its end receives."""
         self._puller: asyncio.Task[object] | None = None
         self._pulled = 0
-        self._listener: Listener | None = None
-        self._waiting: list[Chunk] = []
-        self._settling = False
-        self._writing = False
-        """Whether a task writes, or is to."""
-        self._paused = False
-        self._close: tuple[int, str] | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[object] | None = None
         self._may_read = asyncio.Event()
         self._may_read.set()
 
@@ -131,7 +81,7 @@ class ASGITransport:
     def read_on(self) -> None:
         """Read in a task, if the session does not."""
         listener = self._listener
-        if listener is not None and self._puller is None and self._reader is None:
+        if listener is not None and self._puller is None and self._reader is None and not self._left:
             self._reader = asyncio.create_task(self._read(listener), name="hubbub: read")
 
     @property
@@ -142,7 +92,7 @@ class ASGITransport:
     async def pull(self) -> bool:
         """Receive a message in the caller's task; false if there is a task for that, or the line is gone."""
         listener = self._listener
-        if self._reader is not None or listener is None or not self._may_read.is_set():
+        if self._reader is not None or listener is None or self._left or not self._may_read.is_set():
             return False
         self._pulled += 1
         task = self._puller = asyncio.current_task()
@@ -151,8 +101,8 @@ class ASGITransport:
                 await asyncio.sleep(0)
             message = await self._receive()
         except asyncio.CancelledError:
-            # The line was ended from here; the caller has yet to leave.
-            if self._listener is not None or task is None or task.uncancel():
+            # The line was closed or ended from here; the caller has yet to leave.
+            if not self._leaving() or task is None or task.uncancel():
                 raise
             return False
         except Exception:
@@ -164,88 +114,58 @@ class ASGITransport:
         self._readers.add(self)
         return True
 
-    def write(self, chunks: list[Chunk]) -> None:
-        """Write whole messages, in order; until they are written, no more are wanted."""
-        if self._close is not None:
-            # What waited when the close began still goes out; nothing may follow it.
-            return
-        self._waiting += chunks
-        if self._settling:
-            return
-        if not self._writing:
-            self._writing = True
-            self._writers.add(self)
-        elif self._listener is not None:
-            self._paused = True
-            self._listener.pause_writing()
+    async def _send_chunks(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            assert isinstance(chunk, dict)
+            await self._send(chunk)
 
-    async def settle(self, outbox: Outbox) -> None:
-        """Write what waits in an outbox in the caller's task, which saves a task for each answer."""
-        if self._writing:
-            return
-        self._settling = True
-        outbox.flush()
-        self._settling = False
-        if self._waiting:
-            self._writing = True
-            await self.write_waiting()
+    async def _send_close(self, code: int, reason: str) -> None:
+        # A plain number: Daphne takes no other.
+        await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
 
-    async def write_waiting(self) -> None:
-        """Write what waits in the caller's task."""
-        task = self._writer = asyncio.current_task()
-        try:
-            while self._waiting:
-                chunks, self._waiting = self._waiting, []
-                for chunk in chunks:
-                    assert isinstance(chunk, dict)
-                    await self._send(chunk)
-                if self._paused and not self._waiting and self._listener is not None:
-                    self._paused = False
-                    self._listener.resume_writing()
-            if self._close is not None and self._listener is not None:
-                code, reason = self._close
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
-                self._end(Ending(sent=self._close, received=self._close))
-        except asyncio.CancelledError:
-            if self._listener is not None:
-                # A message is lost, so nothing may follow it.
-                self._end(Ending(sent=self._close))
-                if task is None or task.cancelling():
-                    raise
-            elif task is None or task.uncancel():
-                # Otherwise the line was ended from here; the caller has yet to leave.
-                raise
-        except GONE:
-            self._end(Ending(sent=self._close))
-        except Exception:
-            logger.exception("error", extra=fields(during="sending to the ASGI server"))
-            self._end(Ending(sent=self._close))
-        finally:
-            self._writer = None
-            self._writing = False
+    def _leaving(self) -> bool:
+        return self._left or self._listener is None
+
+    async def _leave(self, listener: Listener, code: int, reason: str) -> None:
+        """Close; the end follows from what is received.
+
+        Nobody may be receiving as it begins: Granian would not close before the client's next message. What
+        the client still sends has to be taken: Hypercorn reads its close only behind that.
+        """
+        if self._left:
+            return
+        self._left = True
+        reading, self._reader = self._puller or self._reader, None
+        if reading is not None and reading is not asyncio.current_task():
+            reading.cancel()
+            await asyncio.sleep(0)
+        self._may_read.set()
+        # It begins behind the first step of what sends.
+        self._reader = asyncio.create_task(self._read(listener), name="hubbub: read")
+        await self._send_close(code, reason)
 
     def close(self, code: int, reason: str) -> None:
         """Close after what was written; ASGI does not tell the client's part of it."""
-        self._close = (code, reason)
         self._may_read.set()
-        if not self._writing:
-            self._writing = True
-            self._writers.add(self)
+        super().close(code, reason)
 
     def abort(self) -> None:
-        """End the line at once: the server cuts it when the application returns."""
-        self._end(Ending(sent=self._close))
-
-    def ping(self) -> None:
-        """Do nothing: see :attr:`pings`."""
+        """End the line at once: most servers cut it when the application returns."""
+        if self._beneath is not None:
+            self._beneath.cut()
+        super().abort()
 
     def pause_reading(self) -> None:
         """Receive nothing more, so that the server's queue and then the client's line fill up."""
         self._may_read.clear()
+        if self._beneath is not None:
+            self._beneath.pause_reading()
 
     def resume_reading(self) -> None:
         """Receive again."""
         self._may_read.set()
+        if self._beneath is not None:
+            self._beneath.resume_reading()
 
     async def _read(self, listener: Listener) -> None:
         try:
@@ -256,7 +176,8 @@ class ASGITransport:
                 if self._listener is None:
                     return
         except asyncio.CancelledError:
-            self._end(Ending(sent=self._close))
+            if self._reader is asyncio.current_task():
+                self._end(Ending(sent=self._close))
             raise
         except Exception:
             self._not_received()
@@ -283,16 +204,8 @@ class ASGITransport:
         else:
             listener.received(data)
 
-    def _end(self, ending: Ending) -> None:
-        listener, self._listener = self._listener, None
-        if listener is None:
-            return
-        self._waiting.clear()
-        current = asyncio.current_task()
-        for task in (self._puller, self._reader, self._writer):
-            if task is not None and task is not current:
-                task.cancel()
-        listener.ended(ending)
+    def _tasks(self) -> tuple[asyncio.Task[object] | None, ...]:
+        return self._puller, self._reader, self._writer
 
 
 def _ending(message: Message, sent: tuple[int, str] | None) -> Ending:

@@ -190,6 +190,9 @@ class Events:
         self._transport.pause_reading()
         return False
 
+    def bookmark(self) -> None:
+        """Return nothing: the application's WebSocket has no session."""
+
     def pause_writing(self) -> None:
         """Have `send` wait: the transport's buffer is full."""
         self._writable = False

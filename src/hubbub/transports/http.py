@@ -4,6 +4,7 @@ import asyncio
 from enum import Enum
 
 import httptools
+from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -20,6 +21,7 @@ from .head import (
     Refused,
     judge,
 )
+from .streamed import STREAMED, Unframed, die_after
 
 MAX_PIPELINED = 32
 """Requests that may wait for the answer to an earlier one on the same connection."""
@@ -146,6 +148,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self._websocket = False
         self._began = 0.0
         self._answers: _Answers | None = None
+        self._answered: RequestResponseCycle | None = None
+        """The request that is being answered, or was last."""
         self._silence = 0  # bytes since the last part of a request was whole
         self._body = 0
         self._max_headers = server_state.settings.max_headers
@@ -171,6 +175,11 @@ class HTTPProtocol(HttpToolsProtocol):
         self._state.bodies.forget(self)
         self._state.lingering.forget(self)
         self._unwatch()
+        cycle = self._answered
+        if cycle is not None and cycle is not self.cycle and not cycle.response_complete:
+            # uvicorn tells only the request that came last; an answer that goes on for long would never end.
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -263,6 +272,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._began = state.heads.forget(self._waiting) or self.loop.time()
         self._waiting = self
         if not self._websocket:
+            self.scope["extensions"] = {STREAMED: {"connection": self}}
             super().on_headers_complete()
             self.watch()
         self._stage = _Stage.BODY
@@ -286,6 +296,25 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _should_upgrade(self) -> bool:
         return self._websocket
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        self._answered = cycle
+        if cycle.scope["http_version"] == "1.0":
+            cycle.send = Unframed(cycle)  # type: ignore[method-assign, assignment]
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    # What an application may ask of a long answer
+
+    def cut(self) -> None:
+        """End the connection at once, whether its client reads or not."""
+        if self._answered is not None:
+            # The application returns before the event loop tells it.
+            self._answered.disconnected = True
+        self.transport.abort()
+
+    def die_after(self, seconds: float) -> None:
+        """Have the connection end when what was sent is not acknowledged for so long."""
+        die_after(self.transport.get_extra_info("socket"), seconds)
 
     # What follows
 

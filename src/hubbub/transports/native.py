@@ -1,4 +1,4 @@
-"""WebSockets on uvicorn without an ASGI event for each message: a protocol class for its ``ws=`` setting.
+"""WebSockets on uvicorn without an ASGI event for each message: the protocol class for its ``ws=`` setting.
 
 The ASGI application runs as under any server, so that the host's routing, middleware and login apply.
 ``scope["extensions"]["hubbub"]`` is the connection's :class:`WebSocketProtocol`; an endpoint that knows it
@@ -21,10 +21,10 @@ from websockets.frames import Close, Frame, Opcode
 from ..engine.outbox import Chunk, Framing
 from ..engine.transport import Ending, Listener
 from ..protocol import frames
-from ..protocol.deflate import compress
 from ..protocol.frames import Assembler, Deliver, read_messages
 from ..settings import Settings
 from .events import Events
+from .framing import compressed, frame
 from .handshake import Handshake, read_handshake, refusal
 from .keepalive import keepalive_of
 
@@ -35,28 +35,6 @@ FRAMES_PER_TURN = 64
 """Frames other than plain messages that a connection may have read before others get their turn."""
 
 logger = logging.getLogger("hubbub.native")
-
-
-frame: Framing = frames.message
-"""Returns the frame that sends a message; one frame serves many connections."""
-
-
-@functools.cache
-def compressed(window_bits: int, threshold: int) -> Framing:
-    """Return the one framing of all connections that agreed to a window, compressing from `threshold` bytes.
-
-    A message is plain where that is shorter: compression is a matter of each message (RFC 7692 section 6).
-    """
-
-    def frame_compressed(payload: bytes, binary: bool) -> Chunk:
-        if len(payload) >= threshold:
-            shorter = compress(payload, window_bits)
-            if len(shorter) < len(payload):
-                first_byte = frames.COMPRESSED_BINARY if binary else frames.COMPRESSED_TEXT
-                return frames.frame(first_byte, shorter)
-        return frame(payload, binary)
-
-    return frame_compressed
 
 
 class WebSocketProtocol(asyncio.Protocol):
@@ -78,12 +56,9 @@ class WebSocketProtocol(asyncio.Protocol):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, object],
-        _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        settings: Settings = Settings(),  # noqa: B008  # it can't be changed
+        settings: Settings,
     ) -> None:
-        if not config.loaded:
-            config.load()
         self._config = config
         self._settings = settings
         self._server_state = server_state

@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from ..brokers.base import Retention
 from ..engine.hub import Hub
@@ -141,6 +142,17 @@ class PublishEndpoint:
             Route("/api/publish", self._one, methods=["POST"]),
             Route("/api/publish/batch", self._batch, methods=["POST"]),
         ]
+
+    async def outcome(self, scope: Scope, body: bytes) -> Outcome:
+        """Publish what came otherwise than over HTTP; `scope` and `body` are like a request's."""
+        request = Request(scope)
+        if not self._keys.know(request.headers.get("authorization", "")):
+            self._refused(NOT_KNOWN, request)
+            return _failed(401, "unauthorized", NOT_KNOWN.sentence)
+        if not await self._ready():
+            return _failed(503, ErrorCode.UNAVAILABLE, "The server restarts.", retry=True)
+        prepared = self._prepare(body, None)
+        return await self._publish(prepared) if isinstance(prepared, Prepared) else prepared
 
     async def _one(self, request: Request) -> Response:
         body = await self._body(request, self._settings.max_message)
