@@ -1,0 +1,1 @@
+"""The protocol's messages as protobuf's, for gRPC: `hubbub.proto`, and envelopes in its shape."""
