@@ -73,8 +73,9 @@ class Publisher:
         if isinstance(broker, str):
             self.settings = msgspec.structs.replace(self.settings, broker=broker)
         self._rooms = rooms
-        self._broker = open_broker(self.settings) if broker is None or isinstance(broker, str) else broker
-        if self._broker is not broker and not self._broker.guarantees.shared:
+        self.broker = open_broker(self.settings) if broker is None or isinstance(broker, str) else broker
+        """Its connection to the broker."""
+        if self.broker is not broker and not self.broker.guarantees.shared:
             raise ConfigurationError(
                 f"A publisher can't reach rooms at {self.settings.broker.partition(':')[0]}://: they are in "
                 "the process that serves them. Give the servers and the publisher a broker that they share: "
@@ -83,7 +84,7 @@ class Publisher:
         self._entered = False
 
     async def __aenter__(self) -> Self:
-        await self._broker.start(None)
+        await self.broker.start(None)
         self._entered = True
         return self
 
@@ -91,7 +92,7 @@ class Publisher:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered = False
-        await self._broker.stop()
+        await self.broker.stop()
 
     async def send(
         self,
@@ -186,7 +187,7 @@ class Publisher:
             payload = packed(message.type, _data_of(message), conflation_key=key)
         else:
             payload = packed(wire_type_of(type(message)), message, conflation_key=key)
-        return await self._broker.publish(
+        return await self.broker.publish(
             room,
             payload,
             sender=None,

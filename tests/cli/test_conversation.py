@@ -21,18 +21,18 @@ from websockets.frames import Close as CloseFrame
 from websockets.http11 import Response
 
 from hubbub.cli import conversation
+from hubbub.cli import target as targets
 from hubbub.cli.conversation import (
     Action,
     Close,
     ExitCode,
     Interrupted,
     Ping,
-    Target,
     Unusable,
     converse,
-    explain,
     verdict,
 )
+from hubbub.cli.target import Target, explain
 
 
 class Scripted:
@@ -208,7 +208,8 @@ async def test_a_line_that_breaks_while_sending_is_told_once() -> None:
 
 
 async def test_a_server_that_does_not_close_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "CLOSES_WITHIN", 0.1)
+    for module in (conversation, targets):
+        monkeypatch.setattr(module, "CLOSES_WITHIN", 0.1)
 
     async def ignore(connection: ServerConnection) -> None:
         connection.transport.pause_reading()

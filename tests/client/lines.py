@@ -14,6 +14,9 @@ EPOCH = "3b9aca00"
 class FakeLine:
     """A line whose other end is the test."""
 
+    name = "ws"
+    heard_at = 0.0
+
     def __init__(self, token: str | None, subprotocol: str | None) -> None:
         self.token = token
         self.subprotocol = subprotocol
@@ -194,6 +197,13 @@ async def soon(awaitable: Any) -> Any:
     """Wait for something that comes by itself."""
     async with asyncio.timeout(ARRIVES_WITHIN):
         return await awaitable
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so that nothing tells of."""
+    async with asyncio.timeout(ARRIVES_WITHIN):
+        while not condition():  # noqa: ASYNC110  # what it waits for is no event
+            await asyncio.sleep(0.001)
 
 
 async def settled() -> None:

@@ -7,42 +7,26 @@ from collections import Counter
 import pytest
 
 import hubbub
+from client.chat import LOBBY, Double, Doubled, Say, chat_hub
 from client.lines import at_once, soon
 from hubbub import (
     Backoff,
     Connection,
-    Denied,
     Gap,
     Hubbub,
     Joined,
     Left,
     Member,
-    Message,
     Position,
     Received,
     ReconnectFailed,
     RequestFailed,
-    Room,
     State,
 )
 from hubbub.client import Client, Line
 from hubbub.client.websocket import dialling
 
 pytestmark = pytest.mark.anyio
-
-LOBBY = "chat/lobby"
-
-
-class Say(Message):
-    text: str
-
-
-class Double(Message):
-    value: int
-
-
-class Doubled(Message):
-    value: int
 
 
 class Lines:
@@ -91,27 +75,7 @@ async def cut_and_back(client: Client, lines: Lines) -> None:
 
 @pytest.fixture
 def hub() -> Hubbub:
-    hub = Hubbub()
-    chat = hub.room("chat/{name}", history=1000, presence=True)
-
-    @hub.authenticate
-    async def who(connection: Connection) -> str | None:
-        if connection.token == "nobody":
-            raise Denied("Not you.")
-        return connection.token
-
-    @chat.on_join
-    async def admit(connection: Connection, name: str) -> None:
-        if name == "staff":
-            raise Denied("This room is for the staff.")
-
-    @chat.on_message
-    async def say(room: Room, message: Say) -> None:
-        await room.send(message)
-
-    @hub.on_message
-    async def double(message: Double) -> Doubled:
-        return Doubled(2 * message.value)
+    hub = chat_hub()
 
     @hub.on_message
     async def remind(connection: Connection, message: Say) -> None:

@@ -47,6 +47,8 @@ class ClientLine(ASGILine):
     """The client's end of a line; what has arrived can be delayed on its way."""
 
     subprotocol = "hubbub.v1.json"
+    name = "ws"
+    heard_at = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +88,8 @@ class End:
     """What the client has of it: the port that :class:`hubbub.client.line.Line` describes."""
 
     subprotocol = ClientLine.subprotocol
+    name = ClientLine.name
+    heard_at = ClientLine.heard_at
 
     def __init__(self, line: ClientLine) -> None:
         self.send = line.send_message

@@ -7,7 +7,7 @@ import pytest
 from client.lines import at_once, joined, settled, soon
 from hubbub import ClientError, CloseCode, Message, ReconnectFailed, State, Unacknowledged
 from hubbub.client import Backoff, NotConnected
-from hubbub.client.returning import comes_back
+from hubbub.protocol.codes import comes_back
 
 pytestmark = pytest.mark.anyio
 

@@ -2,10 +2,8 @@
 
 import asyncio
 import http
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 import traceback
 from contextlib import asynccontextmanager, suppress
@@ -281,25 +279,6 @@ def unused_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    openssl = shutil.which("openssl")
-    assert openssl, "These tests make a certificate with the program openssl. Install it (Debian: openssl)."
-    folder = tmp_path_factory.mktemp("tls")
-    files = {"ssl_certfile": str(folder / "certificate.pem"), "ssl_keyfile": str(folder / "key.pem")}
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-keyout", files["ssl_keyfile"], "-out", files["ssl_certfile"]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return files
 
 
 class TestTLS:

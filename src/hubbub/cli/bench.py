@@ -24,7 +24,7 @@ from ..load.frames import Closed
 from ..load.line import Target
 from ..load.speech import SUBPROTOCOL
 from ..protocol.codes import CloseCode
-from . import conversation
+from . import target as where
 from .connect import address, header_of, tls_context
 from .conversation import ExitCode
 from .terminal import escape
@@ -161,11 +161,11 @@ def explain(error: Exception, url: str) -> str:
     uri = parse_uri(url)
     match error:
         case Refused(status=0):
-            return conversation.explain(InvalidMessage(str(error)), conversation.Target(url))
+            return where.explain(InvalidMessage(str(error)), where.Target(url))
         case Refused():
             reason = error.head.partition("\r\n")[0].partition(" ")[2].partition(" ")[2]
             response = Response(error.status, reason, Headers(), error.body.encode())
-            said = conversation.explain(InvalidStatus(response), conversation.Target(url))
+            said = where.explain(InvalidStatus(response), where.Target(url))
             return f"{said} {LIMITED.get(error.status, '')}".rstrip()
         case Closed(code=1006):
             return "The server broke a connection off."
@@ -180,7 +180,7 @@ def explain(error: Exception, url: str) -> str:
         case OSError(errno=errno.EADDRNOTAVAIL):
             return "This machine has no more ports for connections to the server."
         case OSError():
-            return conversation.explain(error, conversation.Target(url))
+            return where.explain(error, where.Target(url))
     return escape(str(error))
 
 

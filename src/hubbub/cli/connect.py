@@ -1,4 +1,4 @@
-"""``hubbub connect``: talk to any WebSocket server, from a terminal or in a pipe."""
+"""``hubbub connect``: talk to any WebSocket server or hubbub, from a terminal or in a pipe."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TextIO, TypeVar
@@ -20,7 +21,11 @@ from rich.text import Text
 from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
-from .conversation import LONGEST_MESSAGE, Action, ExitCode, Interface, Target, Unusable, converse
+from ..client.line import Dial
+from ..client.lines import OTHERS, SECURE, dialling, scheme_of
+from ..errors import ConfigurationError
+from .conversation import LONGEST_MESSAGE, Action, ExitCode, Interface, Unusable, converse
+from .target import Target
 from .terminal import Binary, LineHistory, Terminal, escape, history_path, is_json, pretty, to_send
 
 CHUNK = 64 * 2**10
@@ -38,7 +43,10 @@ def connect(
     url: Annotated[
         str,
         typer.Argument(
-            metavar="URL", help="Where to connect: ws://, wss://, http://, https:// or HOST:PORT."
+            metavar="URL",
+            help="Where to connect: ws://, wss://, http://, https:// or HOST:PORT for a WebSocket; "
+            "sse+https://, stream+https://, poll+https://, grpcs:// or socketio+https://, or the same "
+            "without TLS, for a hubbub's other lines.",
         ),
     ],
     header: Annotated[
@@ -93,7 +101,7 @@ def connect(
     max_size: Annotated[int, typer.Option(min=1, metavar="BYTES", help="The largest message to accept.")] = 16
     * 2**20,
 ) -> None:
-    """Talk to any WebSocket server.
+    """Talk to any WebSocket server, and to a hubbub over any of its lines.
 
     On a terminal, the lines you type are sent and messages appear above the
     prompt. /help lists the commands there; Ctrl-D leaves.
@@ -102,6 +110,10 @@ def connect(
     line; nothing else goes to the standard output. Binary messages are printed
     as hexadecimal digits. Control characters are printed as JSON writes them
     (\\n, \\u001b); line breaks between the tokens of JSON become spaces.
+
+    Over a line that is no WebSocket, messages are the protocol's envelopes, as
+    {"type": "say", "room": "chat/lobby", "data": {"text": "hi"}}, and pings are
+    the protocol's.
 
     Exit status:
 
@@ -119,11 +131,16 @@ def connect(
         headers=tuple(header_of(line) for line in header or ()),
         subprotocols=tuple(_subprotocol(name) for name in subprotocol or ()),
         origin=None if origin is None else _value(origin, "--origin"),
-        tls=tls_context(ca, insecure) if url.startswith("wss:") else None,
+        tls=tls_context(ca, insecure) if scheme_of(url) in SECURE else None,
         timeout=timeout,
         ping=ping or None,
         max_size=max_size,
     )
+    if scheme_of(url) in OTHERS:
+        if target.subprotocols or binary:
+            option = "--subprotocol" if target.subprotocols else "--binary"
+            raise typer.BadParameter("Only WebSockets have that.", param_hint=option)
+        target = replace(target, dial=_dial(target))
     interface: Interface
     if os.isatty(0) and os.isatty(1):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -143,12 +160,16 @@ def connect(
 
 
 def address(url: str) -> str:
-    """Return the ws:// or wss:// URL that is meant; :exc:`typer.BadParameter` if it can't be one."""
+    """Return the URL that is meant, a WebSocket's if it does not say; :exc:`typer.BadParameter` for none."""
     scheme, _, rest = url.partition("://") if re.match(r"[^/?#]*?://", url) else ("", "", url)
-    if scheme.lower() not in SCHEMES:
-        raise _wrong_url(f"{scheme}:// is not for WebSockets; use ws://, wss://, http:// or https://")
+    if scheme.lower() not in (*SCHEMES, *OTHERS):
+        raise _wrong_url(
+            f"{scheme}:// is not for WebSockets, nor for another line; use ws://, wss://, http:// or https://"
+        )
     if re.search(r"\s|[\x00-\x1f\x7f]", url):
         raise _wrong_url("The URL has a space or a control character in it; write %20 for a space.")
+    if scheme.lower() in OTHERS:
+        return f"{scheme.lower()}://{rest}"  # what opens the line looks at the rest
     url = f"{SCHEMES[scheme.lower()]}://{rest}"
     try:
         uri = parse_uri(url)
@@ -160,6 +181,21 @@ def address(url: str) -> str:
     except ValueError as problem:
         raise _wrong_url(f"{url} is not a URL: {problem}.") from None
     return url
+
+
+def _dial(target: Target) -> Dial:
+    """Return what opens the line of a target; :exc:`typer.BadParameter` if there can be none."""
+    origin = [] if target.origin is None else [("Origin", target.origin)]
+    try:
+        return dialling(
+            target.url,
+            headers=[*target.headers, *origin],
+            ssl=target.tls,
+            max_size=target.max_size,
+            open_timeout=target.timeout,
+        )
+    except ConfigurationError as problem:
+        raise _wrong_url(str(problem)) from None
 
 
 def _wrong_url(sentence: str) -> typer.BadParameter:

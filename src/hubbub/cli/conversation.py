@@ -1,45 +1,27 @@
-"""A conversation with a WebSocket server: connect, exchange messages, close, and say in words how it went."""
+"""A conversation with a server: connect, exchange messages, close, and say in words how it went."""
 
 import asyncio
-import errno
-import logging
-import socket
-import ssl
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from typing import Protocol
 
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
-    InvalidMessage,
-    InvalidProxy,
-    InvalidStatus,
-    ProxyError,
     WebSocketException,
 )
 from websockets.frames import Close as CloseFrame
-from websockets.http11 import Response
-from websockets.typing import Origin, Subprotocol
-from websockets.uri import parse_uri
 
+from ..client.line import NotConnected
 from ..protocol.codes import CloseCode
+from .target import CLOSES_WITHIN, Connection, Target, explain
 
-CLOSES_WITHIN = 5.0
-"""Seconds that the server has to answer the closing handshake."""
 CLOSES_WHEN_INTERRUPTED_WITHIN = 1.0
 READS_WITHIN = 20.0
 """Seconds that the server has to read what it was sent before the wait for answers starts."""
 LONGEST_MESSAGE = 64 * 2**20
 """The most bytes that one message to the server may have."""
-LONGEST_BODY_SHOWN = 300
-
-# The library logs, with tracebacks, what is told here in a sentence.
-_SILENT = logging.Logger("hubbub.connect")
-_SILENT.addHandler(logging.NullHandler())
 
 
 class ExitCode(IntEnum):
@@ -96,37 +78,6 @@ class Interface(Protocol):
         """Tell what happened to the connection; a `problem` is told even where nobody chats."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """What to connect to, and how. Times are in seconds, sizes in bytes; `ping` None means no pings."""
-
-    url: str
-    headers: tuple[tuple[str, str], ...] = ()
-    subprotocols: tuple[str, ...] = ()
-    origin: str | None = None
-    tls: ssl.SSLContext | None = None
-    timeout: float = 10.0
-    ping: float | None = 20.0
-    max_size: int = 16 * 2**20
-
-    async def open(self) -> ClientConnection:
-        """Connect; raise what :func:`explain` explains."""
-        dial = partial(
-            connect,
-            self.url,
-            additional_headers=self.headers,
-            subprotocols=[Subprotocol(name) for name in self.subprotocols] or None,
-            origin=None if self.origin is None else Origin(self.origin),
-            open_timeout=self.timeout,
-            ping_interval=self.ping,
-            close_timeout=CLOSES_WITHIN,
-            max_size=self.max_size,
-            logger=_SILENT,
-        )
-        # Only where it is needed: a redirection from ws:// to wss:// makes a context of its own.
-        return await (dial() if self.tls is None else dial(ssl=self.tls))
-
-
 async def converse(target: Target, interface: Interface, *, count: int | None, wait: float) -> ExitCode:
     """Connect, exchange messages until one side is done, close; return how it went.
 
@@ -135,7 +86,7 @@ async def converse(target: Target, interface: Interface, *, count: int | None, w
     """
     try:
         connection = await target.open()
-    except (OSError, WebSocketException, ValueError, ImportError) as problem:
+    except (OSError, WebSocketException, NotConnected, ValueError, ImportError) as problem:
         await interface.tell(explain(problem, target), problem=True)
         return ExitCode.NOT_CONNECTED
     subprotocol = f"subprotocol {connection.subprotocol}" if connection.subprotocol else "no subprotocol"
@@ -150,7 +101,7 @@ async def converse(target: Target, interface: Interface, *, count: int | None, w
         return ExitCode.WRONG_USAGE
     except BrokenPipeError:  # who reads the output has seen enough, as `head` does
         return ExitCode.NORMAL
-    code, sentence = verdict(connection.protocol.close_exc, exchange.close)
+    code, sentence = verdict(connection.closed, exchange.close)
     await interface.tell(sentence, problem=code != ExitCode.NORMAL)
     if code == ExitCode.NORMAL and count is not None and exchange.received < count:
         await interface.tell(f"Only {exchange.received} of {count} messages came.", problem=True)
@@ -161,7 +112,7 @@ async def converse(target: Target, interface: Interface, *, count: int | None, w
 class _Exchange:
     """Messages in both directions, until one side is done."""
 
-    def __init__(self, connection: ClientConnection, interface: Interface, count: int | None) -> None:
+    def __init__(self, connection: Connection, interface: Interface, count: int | None) -> None:
         self.connection = connection
         self.interface = interface
         self.count = count
@@ -204,6 +155,8 @@ class _Exchange:
                     else:
                         await self.interface.sent(action)
                         await self.connection.send(action)
+                except TypeError as problem:
+                    await self.interface.tell(str(problem), problem=True)
                 except ConnectionClosed:  # which the receiving side reports
                     break
         return Close()
@@ -283,77 +236,3 @@ def _meaning(code: int) -> str:
     if code >= 3000:
         return "This code is one of a library or framework."
     return known or "RFC 6455 gives this code no meaning."
-
-
-def explain(problem: Exception, target: Target) -> str:
-    """Say in a sentence or two why a connection could not be established, and what to try."""
-    uri = parse_uri(target.url)
-    place = f"{uri.host}:{uri.port}"
-    other = "If it does not speak TLS, use ws://" if uri.secure else "If it speaks TLS, use wss://"
-    match problem:
-        case socket.gaierror(errno=socket.EAI_NONAME):
-            return f"There is no host called {uri.host}. Check the spelling."
-        case socket.gaierror():
-            return f"The address of {uri.host} can't be looked up: {problem.strerror}. Is the network up?"
-        case TimeoutError():
-            return (
-                f"{place} did not answer within {target.timeout:g} s. Check the address and the firewalls "
-                "between, or give it more time with --timeout."
-            )
-        case ssl.SSLCertVerificationError():
-            return (
-                f"The certificate of {place} is not trusted: {problem.verify_message}. "
-                "Trust its issuer with --ca FILE, or any certificate with --insecure."
-            )
-        case ssl.SSLError():
-            return f"TLS with {place} failed: {problem.strerror or problem}. {other}"
-        case OSError() if _refused(problem):
-            return f"{place} refuses connections. Is the server running, and on this port?"
-        case ConnectionError():
-            return f"{place} broke the connection off. {other}"
-        case OSError():
-            return f"{place} can't be reached: {problem.strerror or problem}."
-        case InvalidStatus():
-            return _explain_status(problem.response, uri.path or "/")
-        case InvalidMessage():
-            return f"{place} does not answer as an HTTP server. {other}"
-        case ProxyError() | InvalidProxy() | ImportError():
-            return f"The proxy does not work: {problem}. To do without it, set NO_PROXY={uri.host}"
-    return f"The handshake with {place} failed: {problem}."
-
-
-def _refused(problem: OSError) -> bool:
-    # With several addresses for a name, asyncio puts their errors into one text.
-    return problem.errno == errno.ECONNREFUSED or f"[Errno {errno.ECONNREFUSED}]" in str(problem)
-
-
-_ADVICE = {
-    400: "It may want a subprotocol (--subprotocol) or other headers.",
-    401: "It wants a login: try --header 'Authorization: Bearer …' or a cookie.",
-    403: "It may want a login (--header), or an origin it knows (--origin).",
-    404: "Check the path of the URL.",
-    426: "It wants another version of HTTP or of the protocol.",
-    429: "It has had too many requests; try again later.",
-    503: "It is not ready or overloaded; try again later.",
-}
-
-
-def _explain_status(response: Response, path: str) -> str:
-    status = response.status_code
-    said = (
-        f"The server answered {status} {response.reason_phrase}".rstrip()
-        + f" for {path} instead of a WebSocket."
-    )
-    advice = _ADVICE.get(status) or (
-        "There is a page here, but no WebSocket; check the path of the URL."
-        if status < 300
-        else "It sends on to another place; check the URL."
-        if status < 400
-        else "The server, or a proxy before it, has a problem."
-        if status >= 500
-        else "Check the URL and the headers."
-    )
-    body = " ".join(bytes(response.body or b"").decode("utf-8", "replace").split())
-    if len(body) > LONGEST_BODY_SHOWN:
-        body = body[:LONGEST_BODY_SHOWN] + "…"
-    return f"{said} {advice}" + (f" It says: {body}" if body else "")

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 
 from ..errors import HubbubError
 from ..soak.note import APPLICATION
-from ..soak.order import FAULTS, Order, Outage
+from ..soak.order import FAULTS, LineKind, Order, Outage
 from ..soak.progress import Progress
 from ..soak.report import Report
 from ..soak.run import run
@@ -99,6 +99,10 @@ def soak(
         bool,
         typer.Option("--exclude", help="Exclude senders from their own messages.", rich_help_panel=LOAD),
     ] = False,
+    line: Annotated[
+        LineKind,
+        typer.Option(help="By what kind of line the clients come.", rich_help_panel=LOAD),
+    ] = Order.line,
     target: Annotated[
         str,
         typer.Option(
@@ -305,6 +309,7 @@ def soak(
                 rate=rate,
                 exclude=exclude,
                 app=target,
+                line=line,
                 broker=broker,
                 native=native,
                 history=history,

@@ -3,7 +3,7 @@
 from .backoff import Backoff
 from .client import Client, connect
 from .events import Event, Gap, Joined, Left, Received, Refused, RoomEvent, State, StateChange
-from .line import Dial, Line, LineLost, NotConnected
+from .line import Dial, Line, LineLost, LineMoved, NotConnected
 from .room import History, Room
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Left",
     "Line",
     "LineLost",
+    "LineMoved",
     "NotConnected",
     "Received",
     "Refused",

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 Waits = Callable[[], Iterator[float]]
 """Begins a series of seconds, one before each attempt; where it ends, the client stops trying."""
 
+HELD = 10.0
+"""Seconds after which a connection has held, so that the back-off begins anew."""
+
 
 @dataclass(frozen=True)
 class Backoff:

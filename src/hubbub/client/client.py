@@ -11,13 +11,15 @@ from ..protocol.envelope import Position
 from ..protocol.messages import Sendable
 from .backoff import Backoff, Waits
 from .events import Event, StateChange
+from .falling_back import CLIMB, FallingBack
+from .handshake import Headers, Proxy, TLSContext, listed
 from .line import Dial
+from .lines import SECURE, dialling, scheme_of
 from .returning import Returning, Token
 from .room import Room
 from .session import Session
 from .speaking import ask, send_plain, tell
 from .states import States, Watch
-from .websocket import Headers, Proxy, TLSContext, dialling
 from .wire import schemas_of
 
 Reply = TypeVar("Reply")
@@ -26,12 +28,13 @@ Own = TypeVar("Own", bound="Client")
 
 
 def connect(
-    url: str,
+    url: str | Sequence[str],
     *,
     token: Token = None,
     messages: Sequence[type] = (),
     subprotocol: str | None = JSON.subprotocol,
     backoff: Waits = Backoff(),  # noqa: B008  # it can't be changed
+    climb: Waits = CLIMB,
     outbox: int = 1000,
     inbox: int = 1000,
     headers: Headers | None = None,
@@ -41,10 +44,20 @@ def connect(
     max_size: int | None = 16 * 2**20,
     open_timeout: float = 10.0,
 ) -> "Client":
-    """Return a client of the server at a ``ws://`` or ``wss://`` URL; it connects as it is entered.
+    """Return a client of the server at a URL; it connects as it is entered.
 
     >>> async with hubbub.connect("wss://example.com", messages=[Say]) as client:
     ...     room = await client.join("chat/lobby")
+
+    The scheme of the URL says by what kind of line: ``ws://`` and ``wss://`` are WebSockets. Over HTTP there
+    are ``sse+https://`` (Server-Sent Events), ``stream+https://`` (a response that goes on) and
+    ``poll+https://`` (long polling), for which ``hubbub[http]`` has to be installed; ``grpcs://`` with
+    ``hubbub[grpc]``; and ``socketio+https://``. Each exists without TLS, too.
+
+    Several URLs are several ways in, the best one first. Where one can't be opened, the next is tried; what
+    worked is where the client begins the next time. `climb` begins a series of waits, in seconds, after
+    each of which a client that is not on the best line looks whether a better one can be opened. It moves
+    there without a message lost or doubled; where the series ends, it stays.
 
     `token` is what the user logs in with, or a function that fetches it: plain or asynchronous. It is called
     again, once, where the server has refused the last one.
@@ -53,25 +66,35 @@ def connect(
     client stops with :exc:`ReconnectFailed`.
     `outbox` is how many messages may wait to be acknowledged. `inbox` is how many events of a room may wait
     to be yielded; twice as many while an answer or another room's event is awaited.
-    `subprotocol` is what is offered: ``hubbub.v1.msgpack`` for binary messages, or what is not hubbub's.
-    `headers`, `ssl`, `proxy`, `compression` and `max_size` are those of the `websockets` library.
+    `subprotocol` is what is offered: ``hubbub.v1.msgpack`` for binary messages, or what is not hubbub's; both
+    over WebSockets only.
+    `headers`, `ssl`, `proxy`, `compression` and `max_size` are those of the `websockets` library, and mean
+    the same for other lines. `ssl` is for those lines that are encrypted.
     Opening a connection may take `open_timeout` seconds, and so may the server's welcome. To take the session
     up, the server has 30 seconds, or `open_timeout` if that is more.
 
     Raises :exc:`hubbub.ConfigurationError` for what can't work.
     """
-    dial = dialling(
-        url,
-        subprotocol=subprotocol,
-        headers=headers,
-        ssl=ssl,
-        proxy=proxy,
-        compression=compression,
-        max_size=max_size,
-        open_timeout=open_timeout,
-    )
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise ConfigurationError("Connect to one URL at the least.")
+    given = [] if headers is None else listed(headers)
+    dials = [
+        dialling(
+            one,
+            subprotocol=subprotocol,
+            headers=given,
+            ssl=ssl if len(urls) == 1 or scheme_of(one) in SECURE else None,
+            proxy=proxy,
+            compression=compression,
+            max_size=max_size,
+            open_timeout=open_timeout,
+        )
+        for one in urls
+    ]
+    several = FallingBack([*zip(map(scheme_of, urls), dials, strict=True)], open_timeout, climb)
     return Client(
-        dial,
+        dials[0] if len(dials) == 1 else several.dial,
         token=token,
         messages=messages,
         backoff=backoff,

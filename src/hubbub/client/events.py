@@ -80,7 +80,8 @@ class State(Enum):
 class StateChange(Struct, frozen=True):
     """A client's state, and why.
 
-    With OPEN, `resumed` is whether the session of the connection before goes on. With WAITING, `wait` is
+    With OPEN, `resumed` is whether the session of the connection before goes on, and `line` what kind of line
+    the connection is, as URLs name it: ``wss``, ``sse+https`` and so on. With WAITING, `wait` is
     how many seconds. With WAITING and CLOSED, `code` and `reason` are why the last connection ended: the
     close code, or None if there was no connection.
     """
@@ -90,3 +91,4 @@ class StateChange(Struct, frozen=True):
     wait: float = 0.0
     code: int | None = None
     reason: str = ""
+    line: str = ""

@@ -1,7 +1,7 @@
 """Openings: what is said on a line before the session is carried by it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,7 +31,9 @@ async def greeting_of(line: Line, tongue: Tongue) -> Greeting:
         try:
             arrived = tongue.read(await line.recv())
         except LineLost as lost:
-            raise LineLost(lost.code, lost.reason or reason) from lost
+            if lost.reason:
+                raise  # as it is: there may be a better line
+            raise LineLost(lost.code, reason) from lost
         if arrived.type == "$welcome":
             return tongue.data(arrived, Greeting)
         if arrived.type == "$error":
@@ -42,12 +44,14 @@ async def resumed(
     line: Line,
     tongue: Tongue,
     resume: Envelope,
+    asked: Container[str],
     max_message: int,
     take_in: Callable[[Arrived], Awaitable[None]],
 ) -> Greeting | None:
     """Ask for the session to go on; return the second greeting, or None if it is a new session from here on.
 
-    `take_in` is handed what arrives meanwhile and is not for a room.
+    `take_in` is handed what arrives meanwhile and is not for a room, and which others than those `asked` for
+    the server puts the client in.
     """
     request = tongue.write(resume)
     if size_of(request) > max_message:
@@ -60,8 +64,8 @@ async def resumed(
         if arrived.id == resume.id and arrived.type == "$error":
             logger.info("the session was not taken up: %s", tongue.failure(arrived))
             return None
-        # What is for a room comes again, after the answer.
-        if arrived.room is None:
+        # What is for a room comes again, after the answer. What it is in beside those is told here only.
+        if arrived.room is None or (arrived.type in ("$join", "$leave") and arrived.room not in asked):
             await take_in(arrived)
 
 

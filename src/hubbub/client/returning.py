@@ -3,13 +3,13 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from ..errors import ClientError, ReconnectFailed
-from ..protocol.codes import CloseCode
-from .backoff import Waits
+from ..protocol.codes import CloseCode, comes_back
+from .backoff import HELD, Waits
 from .events import State, StateChange
-from .line import Dial, LineLost, NotConnected
+from .line import UNAUTHORIZED, Dial, Line, LineLost, LineMoved, NotConnected
 from .session import Session
 from .states import States
 
@@ -18,20 +18,11 @@ Token = str | Callable[[], str | Awaitable[str | None] | None] | None
 
 Kind = TypeVar("Kind")
 
-HELD = 10.0
-"""Seconds after which a connection has held, so that the back-off begins anew."""
-
 MOST_AFTER = 60.0
 """Seconds that a server's ``Retry-After`` can have a client stay away."""
 
-UNAUTHORIZED = 401
-"""HTTP status of a handshake whose login was refused."""
-
 QUIET = frozenset({CloseCode.NORMAL, CloseCode.NO_STATUS})
 """Close codes with which a server ends what is over; iteration then ends without an error."""
-
-
-_CODES = {int(code): code for code in CloseCode}
 
 
 def _called(function: Callable[[], Kind]) -> Kind:
@@ -44,12 +35,6 @@ def _called(function: Callable[[], Kind]) -> Kind:
 
 class _NoToken(Exception):
     """The application's function has failed; later it may not."""
-
-
-def comes_back(code: int) -> bool:
-    """Tell whether a client comes back by itself after a close code; by its range, if it is none known."""
-    known = _CODES.get(code)
-    return not 4400 <= code < 4500 if known is None else known.comes_back
 
 
 class Returning:
@@ -119,23 +104,47 @@ class Returning:
             line = await self._dial(self._shown)
         except NotConnected as problem:
             return await self._after_refusal(problem), None, problem.reason
+        while True:
+            try:
+                await self._carry(line)
+            except LineMoved as moved:
+                better = await self._move(line, moved)
+                if better is None:
+                    return 0.0, None, moved.reason
+                line = better
+            except LineLost as lost:
+                await line.close(CloseCode.ABNORMAL)
+                return await self._after_loss(lost), lost.code, lost.reason
+            except BaseException as problem:
+                if isinstance(problem, asyncio.CancelledError):
+                    self.stop()  # nobody is to wait for the closing handshake
+                await line.close(CloseCode.NORMAL)
+                raise
+
+    async def _carry(self, line: Line) -> NoReturn:
         self._since = None
+
+        def welcomed(resumed: bool) -> None:
+            self._since = asyncio.get_running_loop().time()
+            self._fetched = False
+            self._states.change(StateChange(State.OPEN, resumed=resumed, line=line.name))
+            self.opened.set()
+
+        await self._session.carry(line, self._open_timeout, welcomed)
+
+    async def _move(self, line: Line, moved: LineMoved) -> Line | None:
+        """Leave a line well for the one that is open in its place; None if that is of another login."""
+        self._states.change(StateChange(State.CONNECTING, reason=moved.reason))
+        better = moved.take() if moved.token is self._shown else None
         try:
-            await self._session.carry(line, self._open_timeout, self._welcomed)
-        except LineLost as lost:
-            await line.close(CloseCode.ABNORMAL)
-            return await self._after_loss(lost), lost.code, lost.reason
+            await line.close(CloseCode.NORMAL)
         except BaseException as problem:
             if isinstance(problem, asyncio.CancelledError):
-                self.stop()  # nobody is to wait for the closing handshake
-            await line.close(CloseCode.NORMAL)
+                self.stop()
+            if better is not None:
+                await better.close(CloseCode.ABNORMAL)
             raise
-
-    def _welcomed(self, resumed: bool) -> None:
-        self._since = asyncio.get_running_loop().time()
-        self._fetched = False
-        self._states.change(StateChange(State.OPEN, resumed=resumed))
-        self.opened.set()
+        return better
 
     async def _after_refusal(self, problem: NotConnected) -> float:
         try:

@@ -108,6 +108,14 @@ class Rooms:
             return
         membership = self.by_name.get(arrived.room)
         if membership is None:
+            if arrived.type == "$join":
+                self.enter(arrived.room, tongue.data(arrived, Position))
+            return
+        if arrived.type == "$leave":
+            membership.kicked = True
+            del self.by_name[membership.name]
+            membership.end()
+            self.stir()
             return
         if arrived.type == "$kicked":
             membership.kicked = True

@@ -146,7 +146,7 @@ class Session:
         async def take_in(arrived: Arrived) -> None:
             await self._take_in(arrived, tongue, greeting.heartbeat)
 
-        return await resumed(line, tongue, resume, greeting.max_message, take_in)
+        return await resumed(line, tongue, resume, asked, greeting.max_message, take_in)
 
     def _resumed(self, greeting: Greeting, asked: dict[str, Position | None]) -> Opening:
         returning: list[tuple[Membership, Request | None]] = []
@@ -154,13 +154,15 @@ class Session:
             failure = greeting.refused.get(name)
             if failure is not None and not failure.retry:
                 self.rooms.refuse(membership, failed(failure))
-            elif name in greeting.rooms and asked[name] is not None:
+            elif name in greeting.rooms and (name not in asked or asked[name] is not None):
                 membership.joined(greeting.rooms[name])
             elif name not in greeting.rooms or membership.low:
                 membership.behind = membership.returning = True
                 returning.append((membership, None))
                 if name not in greeting.rooms:
                     self.outbox.absent(name)
+        for name in greeting.rooms.keys() - self.rooms.by_name.keys() - asked.keys():
+            self.rooms.enter(name, greeting.rooms[name])  # the server has put the client in
         self.outbox.restart((), self.outbox.window)
         self._welcomed(greeting)
         return Opening(greeting, True, tuple(returning))
@@ -190,7 +192,9 @@ class Session:
     async def _read(self, line: Line, heartbeat: float | None) -> None:
         tongue = self.tongue
         try:
-            async with Silence(None if heartbeat is None else 2 * heartbeat) as silence:
+            async with Silence(
+                None if heartbeat is None else 2 * heartbeat, lambda: line.heard_at
+            ) as silence:
                 while True:
                     message = await line.recv()
                     if tongue is None:

@@ -1,17 +1,14 @@
 """A line over a real WebSocket, by the `websockets` library: proxies, TLS and compression are its work."""
 
 import asyncio
-import time
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from functools import partial
 from ssl import SSLCertVerificationError, SSLContext
-from typing import Literal
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import (
+    ConcurrencyError,
     ConnectionClosed,
     InvalidHandshake,
     InvalidMessage,
@@ -26,18 +23,11 @@ from websockets.uri import parse_uri
 from ..errors import ConfigurationError
 from ..protocol.codecs import CODECS
 from ..protocol.codes import CloseCode
+from .handshake import LATER, Headers, Proxy, headers_with, listed, seconds_of
 from .line import Dial, LineLost, NotConnected
-
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
-TLSContext = SSLContext
-Proxy = str | Literal[True] | None
-"""A proxy's URL; True for what the environment says, None for none."""
 
 CLOSES_WITHIN = 5.0
 """Seconds that the server has to answer the closing handshake."""
-
-LATER = frozenset({408, 425, 429, *range(500, 600)})
-"""HTTP statuses after which another attempt may go better."""
 
 
 class _Connection(ClientConnection):
@@ -51,7 +41,11 @@ class _Connection(ClientConnection):
 class WebSocketLine:
     """A WebSocket that is open."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    heard_at = 0.0
+    """Heartbeats are messages here. A server that is no hubbub is asked by pings, and nobody watches."""
+
+    def __init__(self, name: str, connection: ClientConnection) -> None:
+        self.name = name
         self._connection = connection
         self.subprotocol: str | None = connection.subprotocol
 
@@ -66,6 +60,10 @@ class WebSocketLine:
             return await self._connection.recv()
         except ConnectionClosed as closed:
             raise _lost(closed) from closed
+        except ConcurrencyError:
+            # It is being closed, and what comes is read out.
+            await self._connection.wait_closed()
+            raise _lost(self._connection.protocol.close_exc) from None
 
     async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: D102
         if code == CloseCode.ABNORMAL:
@@ -75,20 +73,10 @@ class WebSocketLine:
             await asyncio.gather(self._connection.close(code, reason), self._read_out())
 
     async def _read_out(self) -> None:
-        # What nobody takes would stand before the answer to the closing handshake.
-        with suppress(ConnectionClosed):
+        # What nobody takes would stand before the answer to the closing handshake; whoever receives takes it.
+        with suppress(ConnectionClosed, ConcurrencyError):
             while True:
                 await self._connection.recv()
-
-
-def _seconds_of(retry_after: str = "") -> float:
-    """Return what a ``Retry-After`` says (RFC 9110 section 10.2.3); 0 if it says nothing."""
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _lost(closed: ConnectionClosed) -> LineLost:
@@ -113,28 +101,22 @@ def dialling(
     """
     try:
         secure = parse_uri(url).secure
-    except InvalidURI as problem:
+    except (InvalidURI, ValueError) as problem:
+        why = f" ({problem.msg})" if isinstance(problem, InvalidURI) else ""
         raise ConfigurationError(
-            f"The URL is none for WebSockets ({problem.msg}): connect to a ws:// or wss:// URL."
+            f"The URL is none for WebSockets{why}: connect to a ws:// or wss:// URL."
         ) from None
     if ssl is not None and not secure:
         raise ConfigurationError("The URL is not encrypted: connect to a wss:// URL, or give no `ssl`.")
-    given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+    given = listed(headers)
 
     async def dial(token: str | None) -> WebSocketLine:
-        login = [] if token is None else [("Authorization", f"Bearer {token}")]
-        for name, value in (*given, *login):
-            if not (value.isascii() and value.isprintable()):
-                what = "the token" if (name, value) in login else f"the header {name!r}"
-                raise NotConnected(
-                    f"{what} can't be sent: it has a line break or other characters than printable ASCII",
-                    comes_back=False,
-                )
+        headers_to_send = headers_with(given, token)
         try:
             opening = partial(
                 connect_websocket,
                 url,
-                additional_headers=[*given, *login],
+                additional_headers=headers_to_send,
                 subprotocols=None if subprotocol is None else [Subprotocol(subprotocol)],
                 proxy=proxy,
                 compression=compression,
@@ -151,10 +133,10 @@ def dialling(
                 f"the server answered with HTTP {status}",
                 status=status,
                 comes_back=status in LATER,
-                after=_seconds_of(*refused.response.headers.get_all("Retry-After")[:1]),
+                after=seconds_of(*refused.response.headers.get_all("Retry-After")[:1]),
             ) from refused
         except SSLCertVerificationError as problem:
-            raise NotConnected(str(problem), comes_back=False) from problem
+            raise NotConnected(str(problem), comes_back=False, for_all=True) from problem
         except (OSError, InvalidMessage, ProxyError, ConnectionClosed) as problem:
             # The last one where it was closed before anything could be asked.
             raise NotConnected(str(problem) or type(problem).__name__) from problem
@@ -162,6 +144,6 @@ def dialling(
             raise NotConnected(f"the proxy's URL is none: {problem.msg}", comes_back=False) from None
         except (InvalidHandshake, InvalidURI, ValueError, ImportError) as problem:
             raise NotConnected(str(problem), comes_back=False) from problem
-        return WebSocketLine(connection)
+        return WebSocketLine("wss" if secure else "ws", connection)
 
     return dial

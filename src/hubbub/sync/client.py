@@ -7,8 +7,8 @@ from typing import TypedDict, TypeVar, Unpack, overload
 from .. import client as asynchronous
 from ..client import Event, History, RoomEvent, StateChange
 from ..client.backoff import Waits
+from ..client.handshake import Headers, Proxy, TLSContext
 from ..client.returning import Token
-from ..client.websocket import Headers, Proxy, TLSContext
 from ..protocol.envelope import Member, Position
 from ..protocol.messages import Sendable
 from .loop import TIMEOUT, Loop
@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     messages: Sequence[type]
     subprotocol: str | None
     backoff: Waits
+    climb: Waits
     outbox: int
     inbox: int
     headers: Headers | None
@@ -34,10 +35,13 @@ class Options(TypedDict, total=False):
     open_timeout: float
 
 
-def connect(url: str, *, timeout: float | None = 30.0, **options: Unpack[Options]) -> "Client":
-    """Return a client of the server at a URL; it connects as it is entered.
+def connect(
+    url: str | Sequence[str], *, timeout: float | None = 30.0, **options: Unpack[Options]
+) -> "Client":
+    """Return a client of the server at a URL, or at the first of several that works.
 
-    That may take `timeout` seconds. The options are those of :func:`hubbub.connect`.
+    It connects as it is entered. That may take `timeout` seconds. The options are those of
+    :func:`hubbub.connect`.
     """
     return Client(asynchronous.connect(url, **options), timeout)
 

@@ -38,6 +38,13 @@ class Loop:
         # In a child made by fork there is no such thread, and nobody who would answer.
         return self._loop is not None and self._thread.is_alive()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop; :exc:`ClientError` if it was not started, or is stopped."""
+        if self._loop is None:
+            raise self._closed()
+        return self._loop
+
     def start(self) -> None:
         """Start it; :exc:`ClientError` if the system has no means for one more."""
         self._thread.start()

@@ -5,16 +5,20 @@ import functools
 import os
 import threading
 import weakref
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from .. import publisher as asynchronous
+from ..brokers.base import Broker
 from ..errors import ConfigurationError
 from ..protocol.envelope import Position
 from ..protocol.messages import Sendable
 from ..publisher import Declarations
 from ..settings import Settings
 from .loop import TIMEOUT, Loop
+
+Result = TypeVar("Result")
 
 
 class Publisher:
@@ -114,6 +118,16 @@ class Publisher:
             lambda: publisher.user(user, message, ephemeral=ephemeral, idempotency_key=idempotency_key),
             timeout,
         )
+
+    def on_broker(
+        self, work: Callable[[Broker], Awaitable[Result]], *, timeout: float | None = TIMEOUT
+    ) -> Result:
+        """Return what an asynchronous function does with the broker, on the publisher's event loop.
+
+        For what is said to the servers, and is no message. Raises what it raises, and :exc:`TimeoutError`.
+        """
+        loop, publisher = self._connected(timeout)
+        return loop.call(lambda: work(publisher.broker), timeout)
 
     def _connected(self, timeout: float | None) -> tuple[Loop, asynchronous.Publisher]:
         with self._lock:
