@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import websockets
@@ -15,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from hubbub import ConfigurationError, Hubbub, Message, Settings
-from hubbub.server import RESERVE, find_hub, listen, load, places_for, settings_of, url_of
+from hubbub.listening import listen, url_of
+from hubbub.server import RESERVE, find_hub, load, places_for, settings_of
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -261,6 +263,9 @@ def test_the_hub_is_found_where_it_is_mounted_and_its_settings_apply():
     assert find_hub(host) is hub
     assert find_hub(hub) is hub
     assert settings_of(host).ping_interval == 3
+    route = SimpleNamespace(callback=hub)  # of Django Channels' URLRouter
+    middleware = SimpleNamespace(inner=SimpleNamespace(routes=[route]))
+    assert find_hub(SimpleNamespace(application_mapping={"websocket": middleware})) is hub
     assert find_hub(Starlette()) is None
     assert settings_of(Starlette()) == Settings.load()
 

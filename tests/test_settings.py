@@ -39,7 +39,7 @@ def test_every_setting_can_be_given_in_code_and_in_the_environment(name):
     elif setting.kind is str:
         text = value = "something else"
     else:
-        value = setting.default + 1
+        value = (setting.default or 0) + 1
         text = str(value)
     expected = Settings(**{name: value})
     assert Settings.load(expected, {}) == expected

@@ -1,18 +1,13 @@
 """Hubbub: declares rooms, messages, endpoints and hooks, wires the parts, and is the ASGI application."""
 
 import asyncio
+import functools
 import inspect
-import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
-from starlette.requests import Request as HTTPRequest
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-from starlette.routing import Router as HTTPRouter
 from starlette.types import Receive, Scope, Send
 
 from .brokers import open_broker
@@ -23,27 +18,27 @@ from .engine.control import ConnectionInfo
 from .engine.drain import drain
 from .engine.held import Slow
 from .engine.hub import Hub
-from .engine.lifecycle import Hooks, serve_endpoint, serve_session
+from .engine.lifecycle import Hooks, serve_session
 from .engine.pattern import Pattern
 from .engine.room import AnyFunction, Room, Rooms
 from .engine.router import Router
-from .entrance import Entrance, refuse, turn_away
+from .engine.transport import Transport
+from .entrance import Entrance
 from .errors import CollisionError, ConfigurationError
 from .observe.log import fields, logger
-from .protocol.codecs import negotiate
+from .protocol.codecs import Codec
 from .protocol.publications import DEFAULT_AGE, inbox_of
+from .serving import Endpoint, Serving, paths_of
 from .settings import Settings
-from .transports.publish import PublishEndpoint
+from .stopping import Signals
+from .transports.admission import Refusal
+
+if TYPE_CHECKING:
+    from grpc import aio
+
+    from .transports.grpc import GRPCServer
 
 Hook = TypeVar("Hook", bound=Function)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A path and the handler of the bare connections to it."""
-
-    pattern: Pattern
-    handler: Callback
 
 
 class Hubbub:
@@ -68,7 +63,6 @@ class Hubbub:
         self.broker = broker
         """The broker object that it was given; None if the setting names it."""
         self._hub = Hub(self.settings)
-        self._entrance = Entrance(self._hub)
         self._hooks = Hooks()
         self._inboxes = Rooms(
             self._hub,
@@ -80,20 +74,33 @@ class Hubbub:
         )
         self._startup: list[Function] = []
         self._shutdown: list[Function] = []
-        self._started = False
-        self._draining = False
         self._changing = asyncio.Lock()
-        publish = PublishEndpoint(
+        self._drain: asyncio.Task[None] | None = None
+        self._late = False
+        """Whether it was started by a client, since no host did."""
+        self.signals = Signals(self._leave) if self.settings.drain_at_signals else None
+        """Lets the clients go at a signal; None where the server does, or nobody is to."""
+        session = functools.partial(
+            serve_session,
             self._hub,
-            self.rooms,
-            self._inboxes,
-            self.settings,
-            ready=self._takes_messages,
-            refused=lambda refusal, request: self._entrance.log(refusal, request.scope),
+            hooks=self._hooks,
+            router=self.router,
+            rooms=self.rooms,
+            inboxes=self._inboxes,
         )
-        self._http = HTTPRouter(
-            [Route("/healthz", self._healthz), Route("/readyz", self._readyz), *publish.routes]
+        self._entrance = Entrance(self._hub, start=self._start_late, session=session)
+        self._serving = Serving(
+            self._hub,
+            self._entrance,
+            path,
+            rooms=self.rooms,
+            inboxes=self._inboxes,
+            endpoints=self.endpoints,
+            start=self.start,
+            stop=self.stop,
         )
+        self._namespaces: list[Hubbub] = []
+        """The hubs that clients of Socket.IO reach through this one."""
 
     # Declaring
 
@@ -156,12 +163,16 @@ class Hubbub:
         """
         return await self._hub.running.users.connections(user)
 
-    async def disconnect(self, *, user: str, reason: str = "Log in again.") -> int | None:
+    async def disconnect(
+        self, *, user: str, reason: str = "Log in again.", login: str | None = None
+    ) -> int | None:
         """Close a user's connections, on all instances, with 4401: clients don't come back by themselves.
 
-        `user` is a user's id or a guest's name. The sessions can't be taken up with a token from before. Who
-        connects after that, or has no line just now, is for `authenticate` to refuse. `reason` has up to 123
-        bytes of UTF-8; :exc:`ValueError` for a longer one.
+        `user` is a user's id or a guest's name. With `login`, only those that have it as
+        ``connection.state["login"]`` are closed, where `authenticate` put it: one browser's, and not those of
+        the user's telephone. The sessions can't be taken up with a token from before. Who connects after
+        that, or has no line just now, is for `authenticate` to refuse. `reason` has up to 123 bytes of UTF-8;
+        :exc:`ValueError` for a longer one.
 
         Returns how many connections it closed; None if that is not known, as an instance did not answer
         within 2 s, and perhaps was not reached. Raises :exc:`hubbub.Unavailable` if the broker can't be
@@ -169,7 +180,7 @@ class Hubbub:
         """
         if len(reason.encode()) > 123:
             raise ValueError(f"The reason has {len(reason.encode())} bytes; 123 fit into a close frame.")
-        return await self._hub.running.users.disconnect(user, reason)
+        return await self._hub.running.users.disconnect(user, reason, login)
 
     def endpoint(self, path: str) -> Callable[[AnyFunction], AnyFunction]:
         """Serve bare connections to a path with a handler, as with the `websockets` library.
@@ -181,17 +192,53 @@ class Hubbub:
         def declare(handler: AnyFunction) -> AnyFunction:
             pattern = Pattern(path)
             callback = Callback(handler, {Connection: CONNECTION}, pattern.names, any_connection=True)
-            taken = [(other.pattern, other.handler.place) for other in self.endpoints]
-            for other, place in [*taken, (Pattern(self.path), "the path of the hub itself")]:
-                if pattern.overlaps(other):
-                    raise CollisionError(
-                        f"A path can be of both {path!r} ({callback.place}) and {other.text!r} ({place}). "
-                        "Give one of them another path."
-                    )
+            self._claim(path, callback.place)
             self.endpoints.append(Endpoint(pattern, callback))
             return handler
 
         return declare
+
+    def _claim(self, path: str, place: str) -> None:
+        """Raise :exc:`CollisionError` if a path can be that of something declared already."""
+        pattern = Pattern(path)
+        taken = [(endpoint.pattern, endpoint.handler.place) for endpoint in self.endpoints]
+        taken.append((Pattern(self.path), "the path of the hub itself"))
+        taken += [(Pattern(other), "Socket.IO") for other in self._serving.socketio_paths]
+        for other, of in taken:
+            if pattern.overlaps(other):
+                raise CollisionError(
+                    f"A path can be of both {path!r} ({place}) and {other.text!r} ({of}). "
+                    "Give one of them another path."
+                )
+
+    def socketio(
+        self,
+        path: str = "/socket.io/",
+        *,
+        namespaces: "Mapping[str, Hubbub] | None" = None,
+        plain: bool = False,
+    ) -> None:
+        """Serve clients of Socket.IO at a path, under the one where the hub itself is mounted.
+
+        Its namespace ``/`` is this hub. `namespaces` are others, by name, each a hub of its own, which is
+        started and stopped with this one. With `plain` clients are sent the application's events alone, with
+        its data and nothing behind that: for clients whose handlers take nothing else. They can't recover
+        then.
+
+        Raises :exc:`CollisionError` if it was called before or the path is an endpoint's,
+        :exc:`ConfigurationError` for a path or a namespace that does not begin with ``/``.
+        """
+        others = namespaces or {}
+        spaces = {name: hub.open_line for name, hub in others.items()}
+        if self._serving.socketio is None:
+            for one in paths_of(path):
+                self._claim(one, "Socket.IO")
+        self._serving.add_socketio(path, self.open_line, spaces, plain=plain)
+        self._namespaces = [hub for hub in others.values() if hub is not self]
+        for hub in self._namespaces:
+            hub.signals = None  # this one sees to it
+            self._startup.append(hub.start)
+            self._shutdown.append(hub.stop)
 
     def on_message(self, handler: AnyFunction) -> AnyFunction:
         """Handle messages that are sent to no room, of the class that one parameter is annotated with."""
@@ -234,9 +281,35 @@ class Hubbub:
     @property
     def http_paths(self) -> list[str]:
         """What is answered over HTTP: health checks, and publishing if there are API keys."""
-        return [route.path for route in self._http.routes if isinstance(route, Route)]
+        return self._serving.http_paths
+
+    def add_to_grpc(self, server: "aio.Server", *, health: bool = False) -> None:
+        """Add the gRPC service to a server of yours, a ``grpc.aio.Server`` that has not started.
+
+        With `health`, the standard health service too. Both are at home on the event loop on which the hub is
+        started. Stop the server after the hub, which tells its clients when to come back. Raises
+        :exc:`ConfigurationError` where the package is missing: ``pip install 'hubbub[grpc]'``.
+        """
+        from .transports import grpc  # the package is optional
+
+        service, answers = self._serving.grpc_services()
+        grpc.add(service, answers if health else None, server)
+
+    def grpc_server(self, settings: Settings) -> "GRPCServer":
+        """Return a server that listens where `settings` say, by `grpc_port`, in the running event loop.
+
+        Raises :exc:`ConfigurationError` for what can't work, and if the address can't be had.
+        """
+        from .transports import grpc
+
+        return grpc.GRPCServer(*self._serving.grpc_services(), settings)
 
     # Running
+
+    @property
+    def unready(self) -> str | None:
+        """Why it takes no clients now, as ``/readyz`` says it; None if it does."""
+        return self._entrance.unready
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002
@@ -250,7 +323,7 @@ class Hubbub:
     async def start(self) -> None:
         """Connect to the broker and call the startup hooks; nothing if it is done already."""
         async with self._changing:
-            if self._started:
+            if self._entrance.started:
                 return
             broker = self.broker or open_broker(self.settings)
             shares = self.rooms or self._hooks.authenticate is not None
@@ -266,17 +339,23 @@ class Hubbub:
             except BaseException:
                 await self._hub.stop()
                 raise
-            self._draining = False
-            self._started = True
+            if self._serving.socketio is not None:
+                self._serving.socketio.start()
+            self._entrance.leaving = False
+            self._entrance.started = True
+            if self.signals is not None:
+                self.signals.watch()
 
     async def stop(self) -> None:
         """Let the clients go, call the shutdown hooks, leave the broker; nothing if it is not started."""
         async with self._changing:
-            if not self._started:
+            if not self._entrance.started:
                 return
             try:
                 await self.drain()
                 await self._hub.until_empty()
+                if self._serving.socketio is not None:
+                    await self._serving.socketio.stop()
                 for hook in reversed(self._shutdown):
                     try:
                         await _call(hook)
@@ -287,128 +366,63 @@ class Hubbub:
                 try:
                     await self._hub.stop()
                 finally:
-                    self._started = False
+                    self._entrance.started = False
+                    if self.signals is not None:
+                        self.signals.leave()
 
     async def drain(self) -> None:
-        """Take no new connections and let the present ones go, within the setting `drain`."""
-        self._draining = True
-        if self._hub.connections:
-            await drain(self._hub, self.settings.drain)
+        """Take no new connections and let the present ones go, within the setting `drain`.
+
+        Called again meanwhile, it waits for that.
+        """
+        self._entrance.leaving = True
+        if self._hub.runs:
+            self._hub.running.relay.leave()
+        await asyncio.gather(self._let_go(), *(hub.drain() for hub in self._namespaces))
+
+    async def _leave(self) -> None:
+        """Let the clients go as a signal stops the server: it is the end where no host tells of one."""
+        await (self.stop() if self._late else self.drain())
+
+    async def _let_go(self) -> None:
+        if self._drain is None and self._hub.connections:
+            self._drain = asyncio.create_task(drain(self._hub, self.settings.drain), name="hubbub: drain")
+        if self._drain is None:
+            return
+        try:
+            await self._drain
+        finally:
+            self._drain = None
+
+    async def _start_late(self) -> None:
+        if not self._changing.locked():
+            self._late = True
+            logger.warning(
+                "started without lifespan: shutdown hooks run only where a signal stops the server; give "
+                "the host application lifespan=hub.lifespan",
+            )
+        await self.start()
 
     # Serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        if scope["type"] == "websocket":
-            admitted = await self._admit(scope, receive, send)
-            if admitted is not None:
-                connection, client, serving = admitted
-                del admitted  # a connection is to hold no more than it needs
-                try:
-                    await serving
-                finally:
-                    self._entrance.leave(connection, client)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            refusal = self._entrance.refusal(scope)
-            if refusal is not None:
-                answer = PlainTextResponse(refusal.sentence + "\n", refusal.status)
-                await answer(scope, receive, send)
-                return
-            await self._http(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.start()
-        except ConfigurationError as problem:
-            # It is a sentence already; a traceback would hide it.
-            await send({"type": "lifespan.startup.failed", "message": str(problem)})
+        begun = await self._serving.begin(scope, receive, send)
+        if begun is None:
             return
-        except Exception:
-            # A server that is only told by the exception may take it for an application without lifespan.
-            await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
-            raise
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.stop()
-        await send({"type": "lifespan.shutdown.complete"})
+        serving, connection, client = begun
+        del begun  # a connection is to hold no more than it needs
+        try:
+            await serving
+        finally:
+            if connection is not None:
+                self._entrance.leave(connection, client)
 
-    async def _admit(
-        self, scope: Scope, receive: Receive, send: Send
-    ) -> tuple[Connection, str | None, Coroutine[object, object, None]] | None:
-        """Return a connection that may be here, the address it counts for and what serves it; or refuse it.
-
-        What serves it is not awaited here: an idle connection is to hold no more frames than it needs.
-        """
-        entrance = self._entrance
-        refusal = entrance.refusal(scope)
-        if refusal is not None:
-            await turn_away(refusal, scope, send)
-            return None
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        found = None if path == self.path else self._endpoint(path)
-        if path != self.path and found is None:
-            await refuse(scope, send, 404, f"There is no WebSocket at {path}.\n")
-            return None
-        if self._draining:
-            await refuse(scope, send, 503, "The server restarts; come back in a moment.\n")
-            return None
-        await self._start_late()
-        codec, subprotocol = (None, None) if found is not None else negotiate(scope["subprotocols"])
-        admitted = await entrance.admit(scope, receive, send, codec)
-        if admitted is None:
-            return None
-        connection, client = admitted
-        if found is not None:
-            return connection, client, serve_endpoint(self._hub, connection, *found)
-        return (
-            connection,
-            client,
-            serve_session(
-                self._hub,
-                connection,
-                subprotocol,
-                hooks=self._hooks,
-                router=self.router,
-                rooms=self.rooms,
-                inboxes=self._inboxes,
-            ),
-        )
-
-    def _endpoint(self, path: str) -> tuple[Callback, tuple[str, ...]] | None:
-        for endpoint in self.endpoints:
-            values = endpoint.pattern.match(path)
-            if values is not None and endpoint.handler.fits(values):
-                return endpoint.handler, values
-        return None
-
-    async def _start_late(self) -> None:
-        if not self._started:
-            if not self._changing.locked():
-                logger.warning(
-                    "started without lifespan: shutdown hooks won't run; give the host application "
-                    "lifespan=hub.lifespan",
-                )
-            await self.start()
-
-    async def _takes_messages(self) -> bool:
-        if not self._draining:
-            await self._start_late()
-        return not self._draining
-
-    async def _healthz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002
-        return PlainTextResponse("alive\n")
-
-    async def _readyz(self, request: HTTPRequest) -> PlainTextResponse:  # noqa: ARG002
-        if not self._started:
-            return PlainTextResponse("not ready: it has not started\n", 503)
-        if self._draining:
-            return PlainTextResponse("not ready: it is about to stop\n", 503)
-        if not self._hub.running.broker.available:
-            return PlainTextResponse("not ready: the broker can't be reached\n", 503)
-        return PlainTextResponse("ready\n")
+    async def open_line(
+        self, scope: Scope, transport: Transport, codec: Codec, subprotocol: str | None = None
+    ) -> Coroutine[object, object, None] | Refusal:
+        """Let a client in over a line that is no WebSocket (:class:`..transports.admission.OpenLine`)."""
+        return await self._entrance.open_line(scope, transport, codec, subprotocol)
 
 
 async def _call(hook: Function) -> None:

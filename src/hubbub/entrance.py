@@ -1,6 +1,7 @@
 """The entrance: which requests and connections a hub takes in, and what the others are told."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from http import HTTPStatus
 
 from starlette.types import Receive, Scope, Send
 
@@ -9,45 +10,105 @@ from .engine.hub import Hub
 from .engine.pending import Pending
 from .engine.transport import Transport
 from .protocol.codecs import Codec
+from .protocol.codes import CloseCode
 from .transports.access import Access
-from .transports.admission import CROWDED, Counts, Proxies, Refusal, Refusals
-from .transports.asgi import ASGITransport, Readers, Writers
+from .transports.admission import CROWDED, RESTARTS, Counts, Proxies, Refusal, Refusals
+from .transports.asgi import ASGITransport
+from .transports.daphne import DaphneLine
+from .transports.denial import deny
 from .transports.native import EXTENSION, WebSocketProtocol
+from .transports.over_asgi import Readers, Writers
 from .transports.uvicorn import OPENED
+
+Session = Callable[[Connection, str | None], Coroutine[object, object, None]]
+"""Returns what speaks hubbub's protocol on a connection, with the subprotocol that its client is told."""
 
 
 class Entrance:
-    """Judges who may come in, and counts who is here: in all, for each address, and before their login."""
+    """Judges who may come in, and counts who is here: in all, for each address, and before their login.
 
-    def __init__(self, hub: Hub) -> None:
+    `start` starts the hub where nobody has by the time that a client comes.
+    """
+
+    def __init__(self, hub: Hub, *, start: Callable[[], Awaitable[None]], session: Session) -> None:
         settings = hub.settings
+        self.started = False
+        """Whether the hub has started, with its hooks, and not stopped since."""
+        self.leaving = False
+        """Whether it lets its clients go, and takes in nobody."""
+        self.session = session
+        self._start = start
         self.counts = Counts(settings.max_connections, settings.max_connections_per_address)
         """WebSockets, by the address of the client as proxies name it."""
         self._hub = hub
-        self._access = Access(settings)
+        self.access = Access(settings)
         self._proxies = Proxies(settings)
         self._pending = Pending(settings.max_pending)
         self._refusals = Refusals()
-        self._readers, self._writers = Readers(), Writers()
+        self.readers, self.writers = Readers(), Writers()
 
-    def refusal(self, scope: Scope) -> Refusal | None:
-        """Return why a request is not taken in, by its host and its origin; it is logged."""
-        refusal = self._access.refusal(scope)
+    @property
+    def unready(self) -> str | None:
+        """Why it takes in nobody now; None if it does."""
+        if not self.started:
+            return "it has not started"
+        if self.leaving:
+            return "it is about to stop"
+        return None if self._hub.running.broker.available else "the broker can't be reached"
+
+    async def ready(self) -> bool:
+        """Start the hub if need be; false if it lets its clients go."""
+        if not (self.started or self.leaving):
+            await self._start()
+        return not self.leaving
+
+    def refusal(self, scope: Scope, *, line: bool = False) -> Refusal | None:
+        """Return why a request is not taken in, by its host and, of a client's `line`, its origin.
+
+        It is logged.
+        """
+        refusal = self.access.refusal(scope, line=line)
         if refusal is not None:
             self.log(refusal, scope)
         return refusal
 
-    async def admit(
-        self, scope: Scope, receive: Receive, send: Send, codec: Codec | None
-    ) -> tuple[Connection, str | None] | None:
-        """Return a new connection and the address that it counts for; None if it was turned away.
+    async def open_line(
+        self, scope: Scope, transport: Transport, codec: Codec, subprotocol: str | None = None
+    ) -> Coroutine[object, object, None] | Refusal:
+        """Let a client in over a line that is no WebSocket (:class:`.transports.admission.OpenLine`)."""
+        refusal = self.refusal(scope, line=True)
+        if refusal is not None:
+            return refusal
+        if not await self.ready():
+            return RESTARTS
+        admitted = self.admit(scope, transport, codec)
+        if isinstance(admitted, Refusal):
+            return admitted
+        return self._carry(*admitted, subprotocol)
 
-        Whoever is admitted has to :meth:`leave`.
+    async def _carry(self, connection: Connection, client: str | None, subprotocol: str | None) -> None:
+        try:
+            await self.session(connection, subprotocol)
+        finally:
+            self.leave(connection, client)
+
+    def full(self, scope: Scope) -> Refusal | None:
+        """Return why there is no place for one more connection. It is logged."""
+        refusal = self.counts.refusal(self._proxies.counted_client(scope))
+        if refusal is not None:
+            self.log(refusal, scope)
+        return refusal
+
+    def admit(
+        self, scope: Scope, transport: Transport, codec: Codec | None, opened: float = 0.0
+    ) -> tuple[Connection, str | None] | Refusal:
+        """Return a new connection and the address that it counts for; or why there is no place for it.
+
+        `opened` is when its client came, by the event loop's time in seconds; 0 is now. Whoever is admitted
+        has to :meth:`leave`. A refusal is logged.
         """
-        native: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
-        transport: Transport = native or ASGITransport(receive, send, self._readers, self._writers)
         connection = Connection(scope, transport, self._hub.flusher, self._hub.settings, codec)
-        connection.watch.opened = native.opened if native else _opened(scope)
+        connection.watch.opened = opened
         client = self._proxies.counted_client(scope)
         refusal = self.counts.add(client)
         if refusal is None and codec is not None and not self._pending.admit(connection):
@@ -56,8 +117,15 @@ class Entrance:
         if refusal is None:
             return connection, client
         self.log(refusal, scope)
-        await turn_away(refusal, scope, send)
-        return None
+        return refusal
+
+    def websocket(self, scope: Scope, receive: Receive, send: Send) -> tuple[Transport, float]:
+        """Return the transport of a WebSocket, and when its client came."""
+        native: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
+        if native is not None:
+            return native, native.opened
+        beneath = send if isinstance(send, DaphneLine) else None
+        return ASGITransport(receive, send, self.readers, self.writers, beneath), _opened(scope)
 
     def leave(self, connection: Connection, client: str | None) -> None:
         """Count a connection and its address no more."""
@@ -82,12 +150,18 @@ async def refuse(
     text: str,
     headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"text/plain; charset=utf-8"),),
 ) -> None:
-    """Answer the opening handshake with a status and a text, as far as the server lets an application."""
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": text.strip()})
+    """Answer the opening handshake with a status and a text.
+
+    A server that lets an application answer with 403 only (ASGI specification, "Websocket Denial Response" is
+    an extension) would keep those away for good who should come again: they are let in and sent away.
+    """
+    if await deny(scope, send, status, headers, text.encode()):
         return
-    await send({"type": "websocket.http.response.start", "status": status, "headers": list(headers)})
-    await send({"type": "websocket.http.response.body", "body": text.encode()})
+    code = 1008
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        code = int(CloseCode.TRY_AGAIN_LATER)
+        await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": code, "reason": text.strip()})
 
 
 def _opened(scope: Scope) -> float:

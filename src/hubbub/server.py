@@ -8,35 +8,78 @@ import resource
 import signal
 import socket
 import ssl
-import stat
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.server import ServerState
 from uvicorn.supervisors import ChangeReload
 
 from .app import Hubbub
 from .errors import ConfigurationError
+from .listening import listen, url_of
 from .observe.log import configure, fields, logger
 from .settings import Settings
 from .transports.admission import Forwarded, Proxies, Waiting
 from .transports.http import MAX_LINGERING, HTTPProtocol, HTTPState
-from .transports.native import WebSocketProtocol
+from .transports.native import WebSocketProtocol as NativeProtocol
 from .transports.tls import TLSListener
 from .transports.uvicorn import LimitedProtocol
 from .workers import Workers
 
+if TYPE_CHECKING:
+    from .transports.grpc import GRPCServer
+
 __all__ = ["Server", "WebSocketProtocol", "load", "run", "serve"]
+
+
+class WebSocketProtocol(NativeProtocol):
+    """The fast path under any uvicorn: ``uvicorn module:app --ws hubbub.server:WebSocketProtocol``.
+
+    Without `settings`, those of the hub in the application apply, or else of the environment.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        super().__init__(config, server_state, app_state, settings=settings or _settings_under(config))
+
+
+_SETTINGS: "WeakKeyDictionary[uvicorn.Config, Settings]" = WeakKeyDictionary()
+
+
+def _settings_under(config: uvicorn.Config) -> Settings:
+    settings = _SETTINGS.get(config)
+    if settings is None:
+        settings = _SETTINGS[config] = settings_of(config.loaded_app)
+    return settings
 
 
 RESERVE = 32 + MAX_LINGERING
 """File descriptors that are left for the application, log files and connections that are being refused."""
+
+
+LAST_WORDS = 0.5
+"""Seconds that gRPC calls have to end in when all lines have ended."""
 
 
 class Server(uvicorn.Server):
@@ -48,15 +91,26 @@ class Server(uvicorn.Server):
     server_state: HTTPState
 
     def __init__(self, app: ASGIApp, settings: Settings, descriptors: int | None = None) -> None:
-        state = HTTPState(settings, places_for(settings.max_connections, descriptors))
+        places = places_for(settings.max_connections, descriptors)
+        state = HTTPState(settings, places)
         super().__init__(config_for(app, settings, state.proxies))
         self._hub = find_hub(app)
+        if self._hub is not None:
+            self._hub.signals = None  # this server sees to it
         self.server_state = state
         self._drain = settings.drain
         self._taken: set[int] = set()
+        self.grpc: GRPCServer | None = None
+        """The gRPC server beside it, if there is one."""
+        self._settings = msgspec.structs.replace(settings, max_connections=places)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and the hub in it even where the host's lifespan does not."""
+        try:
+            self._open_grpc()
+        except ConfigurationError as problem:
+            logger.error(str(problem))  # it is a sentence for people
+            sys.exit(STARTUP_FAILURE)
         tls = self.config.ssl
         await super().startup([] if tls and sockets else sockets)
         if tls and sockets:
@@ -69,6 +123,8 @@ class Server(uvicorn.Server):
         if self._hub is not None:
             try:
                 await self._hub.start()
+                if self.grpc is not None:
+                    await self.grpc.start()
             except ConfigurationError as problem:
                 logger.error(str(problem))  # it is a sentence for people
                 sys.exit(STARTUP_FAILURE)
@@ -77,6 +133,15 @@ class Server(uvicorn.Server):
         """Look after those that have to get on, ten times a second."""
         self.server_state.expire(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+    def _open_grpc(self) -> None:
+        settings = self._settings
+        if settings.grpc_port is None:
+            return
+        if self._hub is None:
+            raise ConfigurationError("grpc_port is set, but the application has no hub to be served there.")
+        self.grpc = self._hub.grpc_server(settings)
+        logger.info("listening", extra=fields(url=self.grpc.url, pid=os.getpid()))
 
     def _after_tls(self, handshake: Waiting) -> HTTPProtocol:
         return HTTPProtocol(self.config, self.server_state, self.lifespan.state, admitted=handshake)
@@ -87,12 +152,19 @@ class Server(uvicorn.Server):
         deadline = loop.time() + self._drain
         for server in self.servers:
             server.close()
+        leaving: asyncio.Task[None] | None = None
+        if self.grpc is not None:
+            leaving = asyncio.create_task(self.grpc.leave(self._drain), name="hubbub: leave gRPC")
         if self._hub is not None:
             drain = asyncio.create_task(self._hub.drain(), name="hubbub: drain")
             drain.add_done_callback(_tell)
             while not (drain.done() or self.force_exit):
                 await asyncio.wait([drain], timeout=0.1)
             drain.cancel()
+        if self.grpc is not None and leaving is not None:
+            # All lines have ended; what their calls end with may still be on its way.
+            await self.grpc.leave(LAST_WORDS)
+            await leaving
         # What is left of the time is for HTTP requests and for handlers of connections that were cut.
         self.config.timeout_graceful_shutdown = max(1, round(deadline - loop.time()))
         await super().shutdown(sockets)
@@ -166,62 +238,18 @@ def _hubs(app: object, seen: set[int]) -> Iterator[Hubbub]:
         yield app
         return
     for route in getattr(app, "routes", None) or ():
-        yield from _hubs(getattr(route, "app", None), seen)
-    # Middleware keeps what it is around under this name.
+        yield from _hubs(getattr(route, "app", None) or getattr(route, "callback", None), seen)
+    for routed in (getattr(app, "application_mapping", None) or {}).values():
+        yield from _hubs(routed, seen)
+    # Middleware keeps what it is around under one of these names; the second is Django Channels'.
     yield from _hubs(getattr(app, "app", None), seen)
+    yield from _hubs(getattr(app, "inner", None), seen)
 
 
 def settings_of(app: ASGIApp) -> Settings:
     """Return the settings to serve an application with: its hub's, else those of the environment."""
     hub = find_hub(app)
     return hub.settings if hub else Settings.load()
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Return the socket to accept from; :exc:`ConfigurationError` if the address can't be had."""
-    try:
-        if settings.uds is None:
-            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-            listener = socket.create_server(
-                (settings.host, settings.port), family=family, backlog=settings.backlog
-            )
-        else:
-            listener = _listen_on_path(settings.uds)
-    except OSError as problem:
-        where = settings.uds or f"{settings.host} port {settings.port}"
-        raise ConfigurationError(
-            f"Can't listen on {where}: {problem.strerror}. Give another --host, --port or --uds, or stop "
-            "what is listening there."
-        ) from None
-    listener.set_inheritable(True)
-    return listener
-
-
-def _listen_on_path(path: str) -> socket.socket:
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            # Left behind by a server that was killed; whoever still listens there would answer.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(path):
-                    os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103  # a reverse proxy runs as another user
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def url_of(listener: socket.socket, settings: Settings) -> str:
-    """Return where a listening socket can be reached, for people."""
-    if settings.uds is not None:
-        return f"unix:{settings.uds}"
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}"
 
 
 def serve(target: str) -> None:

@@ -31,6 +31,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         8000
     )
     uds: Annotated[str | None, _about("Server", "Listen on this Unix domain socket instead.")] = None
+    grpc_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)] | None,
+        _about("Server", "Port to listen on for gRPC clients, at the same address; 0 takes a free one."),
+    ] = None
     workers: Annotated[
         int,
         Meta(ge=1, le=256),
@@ -57,6 +61,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain: Annotated[
         float, Meta(ge=0), _about("Server", "Seconds within which a stopping server lets its clients go.")
     ] = 10.0
+    drain_at_signals: Annotated[
+        bool,
+        _about(
+            "Server",
+            "Under other servers than hubbub's, let the clients go at SIGINT and SIGTERM before the server's "
+            "own handler of them is called; `hubbub serve` does so anyway.",
+        ),
+    ] = True
 
     ssl_certfile: Annotated[str | None, _about("TLS", "TLS certificate file (PEM).")] = None
     ssl_keyfile: Annotated[str | None, _about("TLS", "TLS private key file (PEM).")] = None
@@ -286,7 +298,9 @@ class Setting:
     @property
     def kind(self) -> type | tuple[str, ...]:
         """Python type of the value, or the choices there are."""
-        plain = get_args(self.annotation)[0] if get_origin(self.annotation) is Annotated else self.annotation
+        plain = _plain(self.annotation)
+        if type(None) in get_args(plain):
+            plain = _plain(next(part for part in get_args(plain) if part is not type(None)))
         if get_origin(plain) is Literal:
             return tuple(str(choice) for choice in get_args(plain))
         for kind in (bool, int, float):
@@ -306,6 +320,10 @@ class Setting:
             raise ConfigurationError(
                 f"{source} is {shown}, which can't be: {problem}. {self.description}"
             ) from None
+
+
+def _plain(annotation: object) -> object:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def describe() -> Iterator[Setting]:
