@@ -43,6 +43,24 @@ async def test_faults_of_clients_and_instances_together_lose_nothing():
     assert report.faults.total() > 10
 
 
+@pytest.mark.parametrize("line", ["sse", "stream", "poll", "grpc"])
+async def test_nothing_is_lost_by_any_kind_of_line_whose_requests_go_to_all_instances(line):
+    order = {**SMALL, "instances": 3, "fault_every": 0.2, "line": line}
+    report = await run(Order(seconds=3, broker="redis", kills=1, faults=("cut", "reset"), **order))
+    check(report)
+    assert report.kills == 1
+    assert report.lines_lost > 0
+
+
+@pytest.mark.parametrize("line", ["sse", "poll", "grpc"])
+async def test_a_lost_acknowledgement_doubles_nothing_by_any_kind_of_line(line):
+    report = await run(
+        Order(seconds=0.1, lose_acknowledgements=10, **{**SMALL, "instances": 1, "line": line})
+    )
+    assert report.sound, [*report.told, report.log]
+    assert report.lost_acknowledgements == 10
+
+
 async def test_all_instances_are_restarted_one_after_the_other():
     report = await run(Order(seconds=2, broker="redis", rolling=True, **SMALL))
     check(report)

@@ -357,7 +357,7 @@ class TestOfHubbub:
             await clock.advance(39)
             assert not client.state.resumed
             await clock.advance(1)
-            assert client.state == StateChange(State.OPEN, resumed=True)
+            assert client.state == StateChange(State.OPEN, resumed=True, line="ws")
 
     async def test_a_client_that_is_silent_on_a_socket_is_let_go(self, hub, hub_server, clock):
         async with hub_server(hub) as server:

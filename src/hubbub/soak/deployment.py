@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..errors import ConfigurationError
 from ..testing.faults import FaultProxy
-from ..testing.processes import Process
+from ..testing.processes import Process, keep_port
 from ..testing.servers import Server
 from ..testing.servers.haproxy import HAProxy
 from .engine import guarantees, link, private_engine, through
 from .order import Order
-from .server import SPARE_FILES, memory, served
+from .server import CONNECTIONS_PER_LINE, SPARE_FILES, memory, served
 
 HEARTBEAT = 2.0
 """Seconds: with a shorter one, a busy machine takes lines for dead that are not."""
@@ -30,6 +30,7 @@ class Deployment:
         balancer: HAProxy | None,
         *,
         durable: bool,
+        port: int,
     ) -> None:
         self.instances = instances
         self.links = links
@@ -38,16 +39,9 @@ class Deployment:
         """The broker's server, where it is there for the soak alone."""
         self.durable = durable
         """Whether the broker keeps what it was given."""
-        self._balancer = balancer
-
-    @property
-    def port(self) -> int:
+        self.port = port
         """Where clients connect."""
-        return (self._balancer or self.instances[0]).port
-
-    def url(self) -> str:
-        """Return the URL that clients connect to."""
-        return (self._balancer or self.instances[0]).url()
+        self._balancer = balancer
 
     def memory(self, name: str = "VmRSS") -> int:
         """Return the bytes of memory that all servers have together, or at most had (``VmHWM``)."""
@@ -83,6 +77,10 @@ async def deployed(order: Order, connections: int) -> AsyncIterator[Deployment]:
         if order.instances > 1 and not kept.shared:
             scheme = url.partition(":")[0]  # what follows may hold a password
             raise ConfigurationError(f"Instances can't share {scheme}://: use redis, rabbitmq or nats.")
+        places = [
+            stack.enter_context(keep_port()) for _ in range(order.instances if order.line == "grpc" else 0)
+        ]
+        of_grpc: list[int] = [place.getsockname()[1] for place in places]
         links = [link(url) for _ in range(order.instances if order.severs else 0)]
         for proxy in links:
             await stack.enter_async_context(proxy)
@@ -96,6 +94,7 @@ async def deployed(order: Order, connections: int) -> AsyncIterator[Deployment]:
                 if order.fault_every or order.lose_acknowledgements
                 else PATIENT_HEARTBEAT,
                 connections=connections,
+                grpc_port=of_grpc[number] if of_grpc else None,
             )
             for number in range(order.instances)
         ]
@@ -104,9 +103,13 @@ async def deployed(order: Order, connections: int) -> AsyncIterator[Deployment]:
         async with asyncio.TaskGroup() as group:
             for server in instances:
                 group.create_task(server.start())
-        balancer = None
+        balancer, port = None, of_grpc[0] if of_grpc else instances[0].port
         if order.instances > 1:
-            places = [server.port for server in instances]
-            balancer = HAProxy(places, connections=2 * connections + SPARE_FILES)
+            balancer = HAProxy(
+                [server.port for server in instances],
+                connections=CONNECTIONS_PER_LINE * connections + SPARE_FILES,
+                grpc=of_grpc,
+            )
             await stack.enter_async_context(balancer)
-        yield Deployment(instances, links, engine, balancer, durable=kept.durable)
+            port = balancer.grpc_port if of_grpc else balancer.port
+        yield Deployment(instances, links, engine, balancer, durable=kept.durable, port=port)

@@ -43,6 +43,9 @@ def dialling(port: int, *, open_timeout: float) -> Dial:
 class LightLine(asyncio.Protocol):
     """A WebSocket that carries whole text messages."""
 
+    name = "ws"
+    heard_at = 0.0
+
     def __init__(self) -> None:
         self.subprotocol: str | None = None
         self._transport: asyncio.Transport

@@ -22,6 +22,17 @@ FAULTS = (
 Each hits one connection, but for the last three: nobody can connect while they last, so they are short.
 """
 
+LineKind = Literal["websocket", "sse", "stream", "poll", "grpc"]
+"""By what kind of line the clients come."""
+
+_SCHEMES: dict[LineKind, str] = {
+    "websocket": "ws",
+    "sse": "sse+http",
+    "stream": "stream+http",
+    "poll": "poll+http",
+    "grpc": "grpc",
+}
+
 How = Literal["stop", "kill", "pause"]
 """How a broker goes: in an orderly way, as kill -9 does it, or silently, with its connections open."""
 
@@ -66,6 +77,8 @@ class Order:
     """What is served. Its hub is at ``/``, and its rooms ``soak/{name}`` send :class:`.note.Note` on."""
     broker: str = "memory://"
     """Its URL, or ``redis``, ``rabbitmq`` or ``nats`` for one that is started for the soak alone."""
+    line: LineKind = "websocket"
+    """By what kind of line the clients come."""
     native: bool = True
     history: int = 10_000
     """How many messages a room keeps."""
@@ -106,6 +119,10 @@ class Order:
             )
         if self.severs and not self.private and self.broker.startswith(("memory:", "sqlite:")):
             raise ValueError("An instance can be cut from a server, not from its own memory or a file.")
+
+    def url(self, port: int) -> str:
+        """Return what clients connect to at a port of this machine."""
+        return f"{_SCHEMES[self.line]}://127.0.0.1:{port}"
 
     @property
     def private(self) -> bool:

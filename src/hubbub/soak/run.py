@@ -21,7 +21,7 @@ from .participant import Participant, Witness, connected, past_of
 from .progress import Progress, Watcher, unwatched
 from .recovery import Recoveries
 from .report import Report
-from .server import allow_files
+from .server import CONNECTIONS_PER_LINE, allow_files
 from .troubles import Troubles
 
 ONE = 1e-9
@@ -39,7 +39,7 @@ async def run(order: Order, watch: Watcher = unwatched, stop: asyncio.Event | No
     :exc:`hubbub.testing.processes.NotStarted` if the server does not start.
     """
     victims = min(VICTIMS, order.lose_acknowledgements)
-    allow_files(3 * (order.clients + victims))
+    allow_files(2 * CONNECTIONS_PER_LINE * (order.clients + victims))
     with first_of_many():
         async with AsyncExitStack() as stack:
             deployment = await stack.enter_async_context(deployed(order, order.clients + victims + 2))
@@ -81,11 +81,14 @@ class _Soak:
         """How many messages there were when it was looked last."""
 
     async def run(self) -> Report:
-        clients, straight = self._order.clients, self._deployment.url()
-        url = self._proxy.url() if self._order.fault_every else straight
+        clients, straight = self._order.clients, self._order.url(self._deployment.port)
+        url = self._order.url(self._proxy.port) if self._order.fault_every else straight
         members = [(connected(url), self._rooms_of(number)) for number in range(clients)]
         if self._own:
-            own = [(connected(proxy.url()), self._rooms_of(number)) for number, proxy in enumerate(self._own)]
+            own = [
+                (connected(self._order.url(proxy.port)), self._rooms_of(number))
+                for number, proxy in enumerate(self._own)
+            ]
             seen = sorted({name for _, names in own for name in names})
             members += [*own, (connected(straight), seen)]
         async with crowd(members, self._ledger, self._recoveries, self._show) as self._participants:
@@ -183,8 +186,8 @@ class _Soak:
             if not victim.open:
                 await asyncio.sleep(LOOKS_EVERY / 10)
                 continue
-            line = proxy.connections[-1]
-            proxy.apply(HalfOpen(Direction.DOWN), line)
+            # It is this client's own, and a line over HTTP has several connections.
+            proxy.apply(HalfOpen(Direction.DOWN))
             self._to_lose -= 1
             number, sending = victim.begin(self._chance.randrange(self._order.rooms_per_client))
             async with asyncio.TaskGroup() as group:
@@ -192,7 +195,7 @@ class _Soak:
                 published = group.create_task(sending)
                 await asyncio.wait({published, shown}, return_when=asyncio.FIRST_COMPLETED)
                 if shown.done():
-                    proxy.apply(Reset(), line)
+                    proxy.apply(Reset())
                     self._report.lost_acknowledgements += 1
                 else:
                     self._to_lose += 1
@@ -231,8 +234,9 @@ class _Soak:
     async def _pasts(self) -> dict[str, Past]:
         """Ask the server, past all faults, what it keeps of each room."""
         pasts: dict[str, Past] = {}
+        straight = self._order.url(self._deployment.port)
         try:
-            async with asyncio.timeout(self._order.patience), connected(self._deployment.url()) as client:
+            async with asyncio.timeout(self._order.patience), connected(straight) as client:
                 for done, name in enumerate(self._names):
                     self._show("reading history", done / len(self._names))
                     past = pasts[name] = await self._past(client, name)

@@ -9,6 +9,8 @@ from ..errors import ConfigurationError
 from ..testing.processes import Process
 from .note import HISTORY
 
+CONNECTIONS_PER_LINE = 3
+"""Connections that a client may have at a time: its line, a request beside it, and one that was just lost."""
 SPARE_FILES = 128
 """File descriptors beside those of connections."""
 STARTS_WITHIN = 120.0
@@ -18,15 +20,22 @@ STOPS_WITHIN = 30.0
 
 
 def served(
-    app: str, *, broker: str, native: bool, history: int, heartbeat: float, connections: int
+    app: str,
+    *,
+    broker: str,
+    native: bool,
+    history: int,
+    heartbeat: float,
+    connections: int,
+    grpc_port: int | None = None,
 ) -> Process:
     """Return an application as a process that can be entered, killed and started again.
 
-    It lets in so many `connections`, all from one address. `heartbeat` is in seconds: the shorter, the
-    sooner a dead line is noticed on both sides.
+    It lets in so many clients as `connections`, all from one address, with a `grpc_port` over gRPC too.
+    `heartbeat` is in seconds: the shorter, the sooner a dead line is noticed on both sides.
     """
-    # One that was lost may still be there while the next one comes; with those that ask whether it is ready.
-    places = 2 * connections + SPARE_FILES
+    # With those that ask whether it is ready.
+    places = CONNECTIONS_PER_LINE * connections + SPARE_FILES
     return Process.serving(
         app,
         environment={HISTORY: str(history)},
@@ -34,6 +43,7 @@ def served(
         stops_within=STOPS_WITHIN,
         broker=broker,
         native=native,
+        grpc_port=grpc_port,
         ping_interval=heartbeat,
         ping_timeout=heartbeat,
         max_connections=places,

@@ -11,8 +11,9 @@ from starlette.types import ASGIApp
 
 from ..client import Backoff, Dial
 from ..client.backoff import Waits
+from ..client.handshake import Headers
+from ..client.lines import dialling
 from ..client.returning import Token
-from ..client.websocket import Headers, dialling
 from ..errors import ConfigurationError
 from ..protocol.codecs import JSON
 from ..settings import Settings

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.types import ASGIApp, Message, Scope
 
+from ..client.handshake import LATER
 from ..client.line import Dial, LineLost, NotConnected
-from ..client.websocket import LATER
 from ..errors import ConfigurationError
 from ..observe.log import fields, logger
 from ..protocol.codes import CloseCode
@@ -36,6 +36,9 @@ class InProcessLine:
 
     :meth:`cut` and :meth:`stall` are the network's.
     """
+
+    name = "ws"
+    heard_at = 0.0
 
     def __init__(self) -> None:
         self.subprotocol: str | None = None

@@ -115,7 +115,7 @@ class Command:
         if self._process is not None:
             raise RuntimeError("It has been started already.")
         if self._place is None:
-            self._place = _place(self.port)
+            self._place = keep_port(self.port)
             self.port = self._place.getsockname()[1]
         self.returncode = None
         self._process = await asyncio.create_subprocess_exec(
@@ -248,9 +248,13 @@ class Process(Command):
     ) -> Self:
         """Return ``hubbub serve target`` on a free port; `settings` are hubbub's, as ``drain=0.5``.
 
+        One that is None is left as it is.
+
         `ready` is where the hub answers probes: ``/live/readyz`` for one that is mounted at ``/live``.
         """
-        variables = {f"HUBBUB_{name.upper()}": str(value) for name, value in settings.items()}
+        variables = {
+            f"HUBBUB_{name.upper()}": str(value) for name, value in settings.items() if value is not None
+        }
         return cls(
             [sys.executable, "-m", "hubbub", "serve", target, "--port", "{port}"],
             port=port,
@@ -286,8 +290,8 @@ async def _answers(path: str | None, port: int) -> bool:
         return False
 
 
-def _place(port: int) -> socket.socket:
-    """Keep a port while no server listens on it, so that no other socket is given it.
+def keep_port(port: int = 0) -> socket.socket:
+    """Keep a port of this machine, 0 for a free one, so that no other socket is given it while none listens.
 
     With SO_REUSEADDR, a server may listen there all the same.
     """

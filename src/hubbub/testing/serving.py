@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import msgspec
 from starlette.types import ASGIApp
 
-from ..server import Server, listen, settings_of, url_of
+from ..listening import listen, url_of
+from ..server import Server, settings_of
 from ..settings import Settings
 from .clock import Clock, within
 
@@ -19,11 +20,12 @@ STARTS_WITHIN = 10.0
 
 @dataclass(frozen=True)
 class Served:
-    """Where an application is served: `url` for WebSockets, `http` for requests."""
+    """Where an application is served: `url` for WebSockets, `http` for requests, `grpc` if it is there."""
 
     url: str
     http: str
     port: int
+    grpc: str | None = None
 
 
 @asynccontextmanager
@@ -37,12 +39,12 @@ async def serving(app: ASGIApp, *, port: int = 0, settings: Settings | None = No
     applied = msgspec.structs.replace(settings or settings_of(app), **address)
     with listen(applied) as listener:
         http = url_of(listener, applied)
-        served = Served(http.replace("http", "ws", 1), http, listener.getsockname()[1])
         server = _Server(app, applied)
         task = asyncio.create_task(server.serve_until_left(listener), name="hubbub: test server")
         try:
             await _started(server, task)
-            yield served
+            url, port = http.replace("http", "ws", 1), listener.getsockname()[1]
+            yield Served(url, http, port, server.grpc.url if server.grpc else None)
         finally:
             server.leave.set()
             clock = Clock.of(asyncio.get_running_loop())

@@ -55,6 +55,11 @@ class _Tapped:
         self._line = line
         self._lines = lines
         self.subprotocol = line.subprotocol
+        self.name = line.name
+
+    @property
+    def heard_at(self) -> float:
+        return self._line.heard_at
 
     async def send(self, message: str | bytes) -> None:
         self._lines.append(f"→ {_readable(message)}")
