@@ -67,6 +67,7 @@ peer = Peer(
 )
 
 hub = Hubbub()
+hub.socketio()
 bench = hub.room("bench/{name}", history=100)
 
 
