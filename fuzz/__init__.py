@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-TARGETS = ("frames", "envelope", "handshake", "publication")
+TARGETS = (
+    "frames", "envelope", "handshake", "publication",
+    "engineio", "socketio", "bookmarks", "protobuf", "posts", "streams",
+)  # fmt: skip
 
 CORPUS = Path(__file__).parent / "corpus"
 """Inputs by target: where fuzzing begins, and every finding that was mended."""

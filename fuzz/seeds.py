@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 from hubbub.protocol.codecs import pack
 from hubbub.protocol.envelope import Publication
 
-from . import CORPUS
+from . import CORPUS, line_seeds
 from .targets import envelope, frames, handshake, publication
 
 PROTOCOL_PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
@@ -37,7 +37,10 @@ def all_seeds() -> Iterator[tuple[str, str, bytes]]:
     """Yield target, file name and content of every seed."""
     sources = {
         "frames": frame_seeds, "envelope": envelope_seeds, "handshake": handshake_seeds,
-        "publication": publication_seeds,
+        "publication": publication_seeds, "engineio": line_seeds.engineio_seeds,
+        "socketio": line_seeds.socketio_seeds, "bookmarks": line_seeds.bookmark_seeds,
+        "protobuf": line_seeds.protobuf_seeds, "posts": line_seeds.post_seeds,
+        "streams": line_seeds.stream_seeds,
     }  # fmt: skip
     for target, source in sources.items():
         for name, data in source():

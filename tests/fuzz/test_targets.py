@@ -6,13 +6,29 @@ import msgspec
 import pytest
 
 from fuzz.seeds import all_seeds, frame
-from fuzz.targets import envelope, frames, handshake, publication
+from fuzz.targets import (
+    bookmarks,
+    engineio,
+    envelope,
+    frames,
+    handshake,
+    posts,
+    protobuf,
+    publication,
+    socketio,
+    streams,
+)
+from hubbub.client.http_lines import parsing
 from hubbub.engine import subscriptions
 from hubbub.protocol import codecs
 from hubbub.protocol.codecs import JSON
 from hubbub.protocol.envelope import Incoming
+from hubbub.protocol.protobuf import messages
 from hubbub.transports import native
+from hubbub.transports.engineio import payloads
 from hubbub.transports.handshake import Handshake
+from hubbub.transports.http_lines.posts import Posts
+from hubbub.transports.socketio import codec as socketio_codec
 
 SEEDS = {(target, name.removeprefix("seed-")): data for target, name, data in all_seeds()}
 
@@ -135,3 +151,113 @@ def test_a_delivery_that_raises_is_seen(monkeypatch):
     monkeypatch.setattr(subscriptions, "UNREADABLE", ())
     with pytest.raises(AssertionError, match="members are told nothing"):
         publication.check(SEEDS["publication", "empty-kept"])
+
+
+# Engine.IO
+
+
+def test_a_length_in_other_units_than_javascript_s_is_seen(monkeypatch):
+    monkeypatch.setattr(payloads, "_count_off", lambda text: iter([text.partition(":")[2]]))
+    with pytest.raises(AssertionError, match="a payload was read that is malformed"):
+        engineio.check(SEEDS["engineio", "wrong-length-short-3"])
+
+
+def test_a_packet_that_can_not_be_read_again_when_it_is_written_is_seen(monkeypatch):
+    monkeypatch.setattr(payloads, "_utf_16_length", len)
+    with pytest.raises(payloads.MalformedPacket):
+        engineio.check(SEEDS["engineio", "payload-text-3"])
+
+
+# Socket.IO
+
+
+def test_a_room_that_is_taken_for_data_is_seen(monkeypatch):
+    monkeypatch.setattr("hubbub.transports.socketio.events._room_of", lambda argument: None)
+    with pytest.raises(AssertionError, match="the room is None, where it is 'a'"):
+        socketio.check(SEEDS["socketio", "event-room"])
+
+
+def test_a_placeholder_for_another_attachment_is_seen(monkeypatch):
+    def fill_in(arguments, attachments):
+        real(arguments, attachments[::-1])
+
+    real = socketio.fill_in
+    monkeypatch.setattr("hubbub.transports.socketio.events.fill_in", fill_in)
+    with pytest.raises(AssertionError, match="where it is"):
+        socketio.check(SEEDS["socketio", "binary-deep"])
+
+
+def test_an_attachment_that_is_not_sent_on_is_seen(monkeypatch):
+    monkeypatch.setattr(socketio_codec, "_without_binary", lambda data: None)
+    with pytest.raises(AssertionError, match="was sent, where it is"):
+        socketio.check(SEEDS["socketio", "binary"])
+
+
+# Bookmarks
+
+
+def test_a_bookmark_of_another_place_is_seen(monkeypatch):
+    def read(text):
+        found = real(text)
+        return bookmarks.Bookmark(found.session + "x", found.rooms)
+
+    real = bookmarks.read_bookmark
+    monkeypatch.setattr(bookmarks, "read_bookmark", read)
+    with pytest.raises(AssertionError, match="it means something else when it comes back"):
+        bookmarks.check(SEEDS["bookmarks", "one"])
+
+
+def test_an_offset_that_raises_is_seen(monkeypatch):
+    monkeypatch.setattr("hubbub.transports.socketio.recovery.InvalidMessage", KeyError)
+    with pytest.raises(KeyError):
+        bookmarks.check(SEEDS["bookmarks", "recovery-wrong-bang"])
+
+
+# gRPC
+
+
+def test_data_that_takes_the_place_of_the_type_is_seen(monkeypatch):
+    monkeypatch.setattr(messages, "_read_raw", lambda data: data)
+    with pytest.raises(AssertionError, match="data took the place of the type"):
+        protobuf.check(SEEDS["protobuf", "message-data-behind"])
+
+
+def test_an_id_that_gets_lost_is_seen(monkeypatch):
+    real = messages._message_of
+    monkeypatch.setattr(messages, "_message_of", lambda read: real(messages.RawEnvelope(read.type)))
+    with pytest.raises(AssertionError, match="id was 1, and is None"):
+        protobuf.check(SEEDS["protobuf", "envelope-id"])
+
+
+# POSTs
+
+
+def test_a_post_that_is_taken_twice_is_seen(monkeypatch):
+    async def take(self, found, sequence):
+        return await real(self, found, None)
+
+    real = Posts.take
+    monkeypatch.setattr(Posts, "take", take)
+    with pytest.raises(AssertionError):
+        posts.check(SEEDS["posts", "post-again"])
+
+
+def test_another_preference_is_seen(monkeypatch):
+    monkeypatch.setattr(posts, "preferred", lambda *_, **__: "application/json")
+    with pytest.raises(AssertionError, match="is preferred, where it is"):
+        posts.check(SEEDS["posts", "accept-events"])
+
+
+# Responses that go on
+
+
+def test_a_message_that_gets_lost_where_a_response_is_torn_is_seen(monkeypatch):
+    monkeypatch.setattr(parsing.EventStream, "_with_line_feeds", lambda self, chunk: chunk)
+    with pytest.raises(AssertionError, match="where it is"):
+        streams.check(SEEDS["streams", "events-returns-torn"])
+
+
+def test_a_message_that_is_too_large_is_seen(monkeypatch):
+    monkeypatch.setattr(parsing.Lines, "_check", lambda self, size: None)
+    with pytest.raises(AssertionError, match="it ended with nothing"):
+        streams.check(SEEDS["streams", "lines-too-large-torn"])
