@@ -37,6 +37,20 @@ def example(name: str, changes: Mapping[str, str]) -> str:
     return text
 
 
+def nginx(path: Path) -> list[str]:
+    """Return the command that runs nginx with a configuration, in the folder of that."""
+    folder = path.parent
+    folder.chmod(0o711)  # its workers are another user
+    directives = f"daemon off; pid {folder}/pid; error_log stderr warn;"
+    return [program("nginx", "nginx"), "-p", str(folder), "-e", "stderr", "-c", str(path), "-g", directives]
+
+
+def quiet(folder: Path) -> str:
+    """Return what its configuration says beside a site's: no log of requests, and all files in a folder."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "access_log off; " + "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+
+
 class Proxy(Process):
     """One of them, before the instances on two ports."""
 
@@ -48,31 +62,15 @@ class Proxy(Process):
         port = self._held.getsockname()[1]
         self._folder = tempfile.TemporaryDirectory(prefix="hubbub-proxy-")
         folder = Path(self._folder.name)
-        folder.chmod(0o711)  # nginx' workers are another user
         instances = {f"127.0.0.1:{8001 + number}": f"127.0.0.1:{port}" for number, port in enumerate(ports)}
         self._reload = RELOADS[kind]
         if kind == "nginx":
-            temporary = "".join(
-                f"{name}_temp_path {folder}/{name};"
-                for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-            )
             own = {
                 "listen 80 ": f"listen 127.0.0.1:{port} ",
-                "http {": f"http {{ access_log off; {temporary}",
+                "http {": f"http {{ {quiet(folder)}",
             }
             path = folder / "nginx.conf"
-            directives = f"daemon off; pid {folder}/pid; error_log stderr warn;"
-            command = [
-                program("nginx", "nginx"),
-                "-p",
-                str(folder),
-                "-e",
-                "stderr",
-                "-c",
-                str(path),
-                "-g",
-                directives,
-            ]
+            command = nginx(path)
         else:
             own = {"bind :80": f"bind 127.0.0.1:{port}", "maxconn 30000": "maxconn 500"}
             path = folder / "haproxy.cfg"

@@ -10,8 +10,8 @@ import pytest
 import hubbub
 from deploy.chat import Place, Say, Where
 from deploy.conftest import instance
+from deploy.members import texts
 from deploy.proxies import SHORT, Proxy
-from hubbub import Received
 from wire import talk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -52,17 +52,6 @@ async def join(behind):
 
 async def place_of(client) -> Place:
     return await client.request(Where(), Place)
-
-
-async def texts(room, count: int) -> list[str]:
-    """Return the next messages of a room; that a gap is among them fails."""
-    found = []
-    async with asyncio.timeout(ARRIVES_WITHIN):
-        while len(found) < count:
-            event = await anext(room)
-            assert isinstance(event, Received), event
-            found.append(event.message.text)
-    return found
 
 
 async def test_clients_are_shared_out_and_hear_each_other(behind, join):

@@ -10,7 +10,7 @@ import pytest
 import hubbub
 from deploy.chat import Place, Say, Where
 from deploy.conftest import instance
-from hubbub import Received
+from deploy.members import texts
 from wire import talk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -50,16 +50,6 @@ async def members(server):
 
 async def process_of(client) -> int:
     return (await client.request(Where(), Place)).process
-
-
-async def texts(room, count: int) -> list[str]:
-    found = []
-    async with asyncio.timeout(ARRIVES_WITHIN):
-        while len(found) < count:
-            event = await anext(room)
-            assert isinstance(event, Received), event
-            found.append(event.message.text)
-    return found
 
 
 async def test_workers_share_their_rooms(server, members):
