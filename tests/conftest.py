@@ -1,6 +1,8 @@
 """Real servers for the tests: in a thread of this process, on a free port."""
 
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +11,8 @@ import pytest
 from starlette.types import ASGIApp
 
 from hubbub import Hubbub, Settings
-from hubbub.server import Server, listen
+from hubbub.listening import listen
+from hubbub.server import Server
 
 STARTS_WITHIN = 10.0
 STOPS_WITHIN = 15.0
@@ -63,6 +66,27 @@ def anyio_backend() -> str:
 def native(request: pytest.FixtureRequest) -> bool:
     """Both transports, one after the other."""
     return request.param == "native"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A certificate for localhost that signs itself, and its key."""
+    openssl = shutil.which("openssl")
+    assert openssl, "These tests make a certificate with the program openssl. Install it (Debian: openssl)."
+    folder = tmp_path_factory.mktemp("tls")
+    files = {"ssl_certfile": str(folder / "certificate.pem"), "ssl_keyfile": str(folder / "key.pem")}
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-keyout", files["ssl_keyfile"], "-out", files["ssl_certfile"]),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    return files
 
 
 @contextmanager

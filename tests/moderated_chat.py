@@ -39,6 +39,7 @@ class Found(Message):
 class Disconnect(Message):
     user: str
     reason: str = "Log in again."
+    login: str | None = None
 
 
 def moderated_chat(
@@ -79,7 +80,8 @@ def moderated_chat(
 
     @hub.on_message
     async def disconnect(message: Disconnect) -> Count:
-        return Count(await hub.disconnect(user=message.user, reason=message.reason))
+        count = await hub.disconnect(user=message.user, reason=message.reason, login=message.login)
+        return Count(count)
 
     return hub
 

@@ -167,7 +167,7 @@ async def test_what_was_published_is_not_held_until_its_time_is_over(engine):
     await publish(one, b"x")
     await one.broker.history("room", None, 1)
     gc.collect()
-    assert not [found for found in gc.get_objects() if isinstance(found, Publish)]
+    assert not [found for found in gc.get_objects() if type(found) is Publish]
 
 
 async def test_keys_of_quiet_rooms_are_forgotten_after_the_window(engine):

@@ -16,11 +16,15 @@ from hubbub.protocol.codes import ErrorCode
 from hubbub.settings import Setting, describe
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT))  # benchmarks is no part of what is installed
+sys.path += [str(ROOT), str(ROOT / "tests")]  # benchmarks and tests are no part of what is installed
 
 from benchmarks import sizing, storms  # noqa: E402
+from matrix.differences import BEHAVIOURS, DIFFERENCES, difference, inapplicable  # noqa: E402
+from matrix.hosts import HOSTS  # noqa: E402
+from matrix.lines import LINES  # noqa: E402
+from matrix.servers import FACTS, SERVERS  # noqa: E402
 
-PAGES = ["docs/protocol.md", "docs/scaling.md", "docs/settings.md"]
+PAGES = ["docs/compatibility.md", "docs/protocol.md", "docs/scaling.md", "docs/settings.md"]
 
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -72,10 +76,50 @@ def _kind(setting: Setting) -> Iterator[str]:
                     yield f"{words} {limit:g}"
 
 
+def lines_and_hosts() -> str:
+    """Return the matrix: in each cell how many behaviours are as promised, and those that differ."""
+
+    def cell(line: str, host: str) -> str:
+        if inapplicable(line, host) is not None:
+            return "-"
+        differing = [name for name in BEHAVIOURS if difference(name, line, host) is not None]
+        rest = f"all but {', '.join(differing)}" if differing else "all"
+        return f"{rest} ({len(BEHAVIOURS) - len(differing)})"
+
+    rows = ([host.title, *(cell(line.name, host.name) for line in LINES)] for host in HOSTS)
+    return table(["", *(line.title for line in LINES)], rows)
+
+
+def behaviours() -> str:
+    return table(["behaviour", "what is promised"], ([name, text] for name, text in BEHAVIOURS.items()))
+
+
+def differences() -> str:
+    lines = {line.name: line.title for line in LINES} | {"*": "all lines"}
+    hosts = {host.name: host.title for host in HOSTS} | {"*": "all hosts"}
+    rows = (
+        [behaviour, lines[line], hosts[host], known.reason]
+        for (behaviour, line, host), known in DIFFERENCES.items()
+    )
+    return table(["behaviour", "line", "host", "what is seen, and why"], rows)
+
+
+def servers() -> str:
+    rows = (
+        [fact.question, *("no" if server.name in fact.lacking else "yes" for server in SERVERS), fact.mended]
+        for fact in FACTS.values()
+    )
+    return table(["the server", *(server.name for server in SERVERS), "where not"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "close codes": close_codes,
     "error codes": error_codes,
     "settings": settings,
+    "lines and hosts": lines_and_hosts,
+    "behaviours": behaviours,
+    "differences": differences,
+    "servers": servers,
     "inputs": lambda: table(["what", "figure", "", "where it is from"], sizing.inputs()),
     "fleets": lambda: table(["", *map(sizing.amount, sizing.SIZES)], sizing.fleets()),
     "limits": lambda: table(["what", "what is used up", "up to so many connections"], sizing.limits()),

@@ -407,6 +407,21 @@ class TestPythonClient:
         assert await importer.run(url, 3) == ["a", "b", "c"]
         assert await importer.run(url, 1) == ["d"]
 
+    async def test_it_comes_in_by_the_line_that_works(self, page, serve, caplog):
+        caplog.set_level("INFO", "root")
+        served = serve(page("python-client", "app").hub)
+        # Nobody speaks WebSockets at that path.
+        ways = [f"{served.url}/nowhere", f"sse+{served.http}", f"poll+{served.http}"]
+        texts = asyncio.ensure_future(page("python-client", "anywhere").run(ways, 2))
+        async with hubbub.connect(served.url) as client:
+            room = await client.join("chat/lobby")
+            assert (await anext(room)).room == "chat/lobby"  # it has joined
+            for text in "ab":
+                await room.send(Envelope("say", data={"text": text}))
+            async with asyncio.timeout(5):
+                assert await texts == ["a", "b"]
+        assert "connected by sse+http" in caplog.messages
+
     async def test_a_plain_server_is_sent_text(self, page):
         with plain_server() as server:
             assert await page("python-client", "plain").run(server.url) == "hello"
@@ -497,17 +512,26 @@ class TestDeploy:
         async with page("endpoints", "app").hub.lifespan():
             """Endpoints alone are for as many as there are."""
 
-    async def test_a_hub_is_not_ready_before_it_is_started(self, page):
+    async def test_a_hub_is_started_by_who_asks_whether_it_is_ready_and_is_not_while_it_drains(self, page):
         hub = page("test", "chat").hub
+        assert hub.unready == "it has not started"
         statuses = []
 
         async def send(message):
             statuses.append(message.get("status"))
 
-        for path in ("/healthz", "/readyz"):
+        async def ask(path):
             scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
             await hub(scope, None, send)
-        assert [status for status in statuses if status] == [200, 503]
+
+        try:
+            await ask("/healthz")
+            await ask("/readyz")
+            await hub.drain()
+            await ask("/readyz")
+        finally:
+            await hub.stop()
+        assert [status for status in statuses if status] == [200, 200, 503]
 
 
 class TestLogs:

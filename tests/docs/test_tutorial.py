@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from playwright.sync_api import sync_playwright as start_playwright
 
+from chromium import chromium, needs_chromium
 from docs.exchange import WRITTEN_URL, steps
 from docs.pages import Shelf, blocks, files, read
 
 PAGE = "docs/tutorial.md"
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 COMES_BACK = 30_000  # milliseconds: the first delays may add up to 15 s
 
 
@@ -46,10 +43,8 @@ def test_the_lines_typed_have_these_answers(number, shelf, serve, in_a_shell) ->
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with start_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Window:
@@ -75,7 +70,7 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+@needs_chromium
 class TestThePage:
     @pytest.fixture
     def pages(self, tmp_path: Path) -> Iterator[str]:
