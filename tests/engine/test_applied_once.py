@@ -325,7 +325,13 @@ async def test_only_the_newest_answers_and_no_large_ones_are_remembered(start):
 
 
 async def test_after_the_window_an_answer_is_forgotten(start):
-    url = start(speaking(Hubbub(Settings(deduplication_window=1e-6)))).url
+    hub, left = speaking(Hubbub(Settings(deduplication_window=1e-6))), Told()
+
+    @hub.on_disconnect
+    async def gone(connection: Connection) -> None:
+        left()
+
+    url = start(hub).url
     async with talk(url) as ada:
         await ada.join(LOBBY)
         await ada.ask(type="say", id=1, room=LOBBY, data={"text": "hi"})
@@ -334,6 +340,7 @@ async def test_after_the_window_an_answer_is_forgotten(start):
         # Another session's end is when what is too old is forgotten.
         await bob.join(LOBBY)
         await bob.ask(type="say", id=1, room=LOBBY, data={"text": "bob"})
+    assert [await left.next(), await left.next()] == [(), ()]
     async with talk(url) as ada:
         await again(ada, session)
         answer = await ada.ask(type="say", id=1, room=LOBBY, data={"text": "hi"})
