@@ -329,7 +329,7 @@ async def test_a_hub_that_stops_waits_for_no_look_at_the_leases():
 
         one.broker.instances = hangs  # type: ignore[method-assign]
         asking = asyncio.create_task(one.relay.ask("other", post(b"")))
-        await until(lambda: one.questions._looking)
+        await until(lambda: one.questions._looking.under_way)
         await one.questions.stop(5)
         assert (await asking).status == 503
 
@@ -372,7 +372,7 @@ async def test_a_look_that_fails_when_nobody_waits_for_it_any_more_leaves_no_tra
 
         one.broker.instances = away  # type: ignore[method-assign]
         asking = asyncio.create_task(one.relay.ask("other", POLL))
-        await until(lambda: one.questions._looking)
+        await until(lambda: one.questions._looking.under_way)
         asking.cancel()
         gate.set()
-        await until(lambda: one.questions._looking is None)
+        await until(lambda: not one.questions._looking.under_way)

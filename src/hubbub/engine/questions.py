@@ -10,6 +10,7 @@ from ..brokers.base import Broker
 from ..errors import Unavailable
 from .control import Question, send
 from .outgoing import Outgoing
+from .shared import SharedRequest
 
 MAX_ASKED = 100_000
 """Questions that wait for their answers: more than there are clients whose polls can be under way."""
@@ -59,7 +60,7 @@ class Questions:
         """Instances that took part when it was last looked, or a moment before."""
         self._missed: dict[str, float] = {}
         """Since when some of them are missed, by the event loop's clock."""
-        self._looking: asyncio.Task[None] | None = None
+        self._looking = SharedRequest(self._look, "hubbub: instances")
         self._outgoing = Outgoing(broker)
 
     @property
@@ -110,17 +111,7 @@ class Questions:
         makes names up has little of it.
         """
         if not instances <= self._present:
-            looking = self._looking
-            if looking is None:
-                looking = self._looking = asyncio.create_task(self._look(), name="hubbub: instances")
-                looking.add_done_callback(self._looked)
-            # A task's cancellation is not that of the one who waits for it.
-            await asyncio.wait((looking,))
-            if looking.cancelled():
-                raise Unavailable("The hub stops.")
-            problem = looking.exception()
-            if problem is not None:
-                raise problem.with_traceback(None)
+            await self._looking.made()
         return instances <= self._present
 
     async def look(self) -> None:
@@ -140,16 +131,9 @@ class Questions:
         }
         self._present = found | self._missed.keys()
 
-    def _looked(self, looking: asyncio.Task[None]) -> None:
-        self._looking = None
-        if not looking.cancelled():
-            looking.exception()  # whoever waits has it; if nobody does any more, the next one asks anew
-
     async def stop(self, seconds: float) -> None:
         """Give the answers that there are, within some seconds."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait((self._looking,))
+        await self._looking.stop()
         await self._outgoing.stop(seconds)
 
 

@@ -21,6 +21,7 @@ from ..settings import Settings
 from .answers import Answers
 from .connection import Connection, Rank
 from .control import Moved, send
+from .shared import SharedRequest
 
 MAX_ANSWERS_OF_ENDED = 20_000
 """Answers remembered of all sessions that are on no connection; the longest ended are forgotten first."""
@@ -73,8 +74,7 @@ class Sessions:
         self._previous = b""
         """The secret of before the broker was emptied, if it was."""
         self._doubtful = False
-        self._asking: asyncio.Task[None] | None = None
-        """Asks the broker for the secret, for all who need it."""
+        self._secret_request = SharedRequest(self._ask, "hubbub: secret of sessions")
         self.connections: dict[str, Connection] = {}
         """Connections that speak hubbub's protocol, by the id of their session."""
         self._displaced: dict[Connection, list[Connection]] = {}
@@ -92,10 +92,7 @@ class Sessions:
 
     async def stop(self) -> None:
         """Ask the broker for nothing any more."""
-        asking, self._asking = self._asking, None
-        if asking is not None:
-            asking.cancel()
-            await asyncio.wait((asking,))
+        await self._secret_request.stop()
 
     async def prepare(self) -> None:
         """Know the secret, which comes before any token; :exc:`Unavailable` if the broker can't tell it.
@@ -104,17 +101,7 @@ class Sessions:
         it share one request.
         """
         while not self._secret:
-            asking = self._asking
-            if asking is None:
-                asking = self._asking = asyncio.create_task(self._ask(), name="hubbub: secret of sessions")
-                asking.add_done_callback(self._asked)
-            # A task's cancellation is not that of the one who waits for it.
-            await asyncio.wait((asking,))
-            if asking.cancelled():
-                raise Unavailable("The hub stops.")
-            problem = asking.exception()
-            if problem is not None:
-                raise problem.with_traceback(None)
+            await self._secret_request.made()
 
     def doubt_secret(self) -> None:
         """Take note that the broker was emptied, perhaps, and that others may have another secret by now."""
@@ -145,12 +132,6 @@ class Sessions:
                 self._secret = await self._broker.secret()
         except TimeoutError:
             raise Unavailable(f"The broker did not answer within {self._patience:g} s.") from None
-
-    def _asked(self, asking: "asyncio.Task[None]") -> None:
-        if self._asking is asking:
-            self._asking = None
-        if not asking.cancelled():
-            asking.exception()  # whoever waits has it; if nobody does any more, the next one asks anew
 
     # Which connection a session is on
 
