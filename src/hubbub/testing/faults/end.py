@@ -112,7 +112,8 @@ class End(asyncio.Protocol):
             if self._ended:
                 self._transport.close()
             else:
-                self._transport.write_eof()
+                with suppress(OSError):  # it was reset; that it is lost is told in the next turn
+                    self._transport.write_eof()
 
     def close(self) -> None:
         """Send a FIN, and be gone as soon as the other side closes, or after `LINGER` seconds.
