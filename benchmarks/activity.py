@@ -1,11 +1,14 @@
 """Whether a process works, waits for its core or sleeps: so that one sees who holds up whom."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SATURATED = 0.95
+QUIET = 0.02
+"""The share of the time that a process works which has nothing more to do."""
+SETTLES_WITHIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,14 @@ def memory(pid: int) -> int:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         total += sum(memory(int(child)) for child in thread.joinpath("children").read_text().split())
     return total
+
+
+def settled_memory(pid: int, wait: Callable[[float], object]) -> int:
+    """Memory of a process in kB once it is quiet; `wait` is called to let some seconds pass."""
+    deadline = time.monotonic() + SETTLES_WITHIN
+    while time.monotonic() < deadline:
+        watch = Watch(pid, children=True)
+        wait(0.2)
+        if watch.activity().busy < QUIET:
+            return memory(pid)
+    raise TimeoutError(f"The server was not quiet within {SETTLES_WITHIN:.0f} seconds.")

@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.activity import Watch, memory
+from benchmarks.activity import settled_memory
 from benchmarks.lines.peers import PEERS, TEXT, Peer
 from benchmarks.lines.subscribers import Subscriber
 from benchmarks.peers import Peer as Command
@@ -29,8 +29,6 @@ from hubbub.load.load import without_collection
 
 FIRST = 100
 """Clients that the server has before its memory is looked at: what it allocates once doesn't count."""
-QUIET = 0.02
-SETTLES_WITHIN = 10.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -103,17 +101,6 @@ def subscribed(peer: Peer, port: int, count: int) -> Iterator[deque[Subscriber]]
             one.socket.close()
 
 
-def settled(pid: int) -> int:
-    """Return the server's memory in kB, once it is quiet."""
-    deadline = time.monotonic() + SETTLES_WITHIN
-    while time.monotonic() < deadline:
-        watch = Watch(pid, children=True)
-        time.sleep(0.2)
-        if watch.activity().busy < QUIET:
-            break
-    return memory(pid)
-
-
 def measure(
     peer: Peer, core: int, seconds: float, subscribers: int, idle: int, first: int = FIRST
 ) -> dict[str, float]:
@@ -134,10 +121,10 @@ def measure(
                 found[f"w={in_flight}"] = count / (time.perf_counter() - began)
             load.finish()
     with serving(command, core) as server, subscribed(peer, server.port, first) as members:
-        before = settled(server.pid)
+        before = settled_memory(server.pid, time.sleep)
         for _ in range(idle):
             members.append(peer.subscribe(server.port, TEXT))
-        found["kB"] = (settled(server.pid) - before) / idle
+        found["kB"] = (settled_memory(server.pid, time.sleep) - before) / idle
     return found
 
 

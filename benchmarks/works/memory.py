@@ -1,8 +1,6 @@
 """Memory of the server for each connection that has joined a room and says nothing."""
 
-import time
-
-from benchmarks.activity import Watch, memory
+from benchmarks.activity import settled_memory
 from benchmarks.peers import Peer
 from benchmarks.servers import Server
 from benchmarks.works import Reading, Work, target, watched
@@ -10,9 +8,6 @@ from hubbub.load.idle import IdleConnections
 
 FIRST = 1000
 """Connections that the server has before it is looked at: what it allocates once doesn't count."""
-QUIET = 0.02
-"""The share of the time that a server works which has nothing more to do."""
-SETTLES_WITHIN = 10.0
 
 
 class Memory(Work):
@@ -55,10 +50,4 @@ class Memory(Work):
 def settled(server: Server, idle: IdleConnections) -> int:
     """Return the server's memory in kB, once it has done all that it was asked for and is quiet."""
     idle.ask()
-    deadline = time.monotonic() + SETTLES_WITHIN
-    while time.monotonic() < deadline:
-        watch = Watch(server.pid, children=True)
-        idle.hold(0.2)
-        if watch.activity().busy < QUIET:
-            return memory(server.pid)
-    raise TimeoutError(f"The server was not quiet within {SETTLES_WITHIN:.0f} seconds.")
+    return settled_memory(server.pid, idle.hold)
