@@ -233,7 +233,7 @@ class Hubbub:
         if self._serving.socketio is None:
             for one in paths_of(path):
                 self._claim(one, "Socket.IO")
-        self._serving.add_socketio(path, self.open_line, spaces, plain=plain)
+        self._serving.add_socketio(path, spaces, plain=plain)
         self._namespaces = [hub for hub in others.values() if hub is not self]
         for hub in self._namespaces:
             hub.signals = None  # this one sees to it

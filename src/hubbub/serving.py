@@ -104,8 +104,8 @@ class Serving:
         """What is answered over HTTP, but for lines."""
         return [route.path for route in self._http.routes if isinstance(route, Route)]
 
-    def add_socketio(self, path: str, own: OpenLine, others: Mapping[str, OpenLine], *, plain: bool) -> None:
-        """Serve Socket.IO at a path: the hub's `own` lines in the namespace ``/``, and `others` by name.
+    def add_socketio(self, path: str, others: Mapping[str, OpenLine], *, plain: bool) -> None:
+        """Serve Socket.IO at a path: the hub in the namespace ``/``, and `others` by name.
 
         Raises :exc:`CollisionError` and :exc:`ConfigurationError` for what can't be.
         """
@@ -121,7 +121,7 @@ class Serving:
         entrance = self._entrance
         self.socketio_paths = paths_of(path)
         self.socketio = SocketIO(
-            {"/": own, **others},
+            {"/": entrance.open_line, **others},
             self._hub.settings,
             plain=plain,
             refusal=lambda scope: entrance.refusal(scope, line=True),

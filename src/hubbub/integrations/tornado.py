@@ -53,8 +53,6 @@ class HubHandler(WebSocketHandler):
     Which pages may connect is the hub's setting `allowed_origins`; the limits are the hub's as well.
     """
 
-    _SERVED = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
-
     def initialize(self, hub: Hubbub, root_path: str = "") -> None:
         """Take what the route says."""
         self.hub = hub

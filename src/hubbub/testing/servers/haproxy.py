@@ -28,6 +28,10 @@ defaults
     retries 3
     option redispatch 1
     retry-on conn-failure empty-response 503
+    # An instance that drains, or has no broker, says so here, and gets no new connections.
+    option httpchk GET /readyz
+    http-check expect status 200
+    default-server check inter 200ms fall 1 rise 1 observe layer4 error-limit 1 on-error mark-down
 
 frontend clients
     bind 127.0.0.1:"${{HUBBUB_PORT}}"
@@ -37,10 +41,6 @@ frontend clients
 
 {grpc}backend instances
     balance roundrobin
-    # An instance that drains, or has no broker, says so here, and gets no new connections.
-    option httpchk GET /readyz
-    http-check expect status 200
-    default-server check inter 200ms fall 1 rise 1 observe layer4 error-limit 1 on-error mark-down
 {servers}
 """
 
@@ -56,9 +56,6 @@ backend grpc
     mode tcp
     balance roundrobin
     timeout server 1h
-    option httpchk GET /readyz
-    http-check expect status 200
-    default-server check inter 200ms fall 1 rise 1 observe layer4 error-limit 1 on-error mark-down
 {servers}
 
 """
