@@ -1,6 +1,7 @@
 """Real servers for the tests: in a thread of this process, on a free port."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 from hubbub import Hubbub, Settings
 from hubbub.listening import listen
 from hubbub.server import Server
+from hubbub.stopping import SIGNALS
 
 STARTS_WITHIN = 10.0
 STOPS_WITHIN = 15.0
@@ -60,6 +62,17 @@ Serve = Callable[..., Served]
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """Have a test that leaves a handler of a signal behind fail, rather than a test after it.
+
+    As clients of python-socketio do, where they are not told ``handle_sigint=False``.
+    """
+    before = [signal.getsignal(sig) for sig in SIGNALS]
+    yield
+    assert [signal.getsignal(sig) for sig in SIGNALS] == before
 
 
 @pytest.fixture(params=["native", "asgi"])

@@ -56,7 +56,7 @@ async def test_engine_io_client_gets_all_its_messages_in_order(client, transport
 async def test_python_engineio_gets_all_its_messages_in_order(client, transports):
     received: list[str | bytes] = []
     http = aiohttp.ClientSession()
-    peer = engineio.AsyncClient(http_session=http)
+    peer = engineio.AsyncClient(handle_sigint=False, http_session=http)
     peer.on("message", received.append)
     sent = [f"{number}" if number % 3 else f"{number}".encode() for number in range(COUNT)]
 

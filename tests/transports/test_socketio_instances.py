@@ -28,7 +28,7 @@ async def test_clients_meet_in_a_room_whichever_instance_their_requests_come_to(
         for _ in range(3):
             http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
             stack.push_async_callback(http.close)
-            client = socketio.AsyncClient(http_session=http)
+            client = socketio.AsyncClient(handle_sigint=False, http_session=http)
             client.on("say", lambda data, *_: heard.put_nowait(data["text"]))
             await client.connect(f"http://127.0.0.1:{port}", transports=["polling"])
             stack.push_async_callback(client.disconnect)

@@ -29,7 +29,7 @@ class Client:
     """A client, and the events that it got."""
 
     def __init__(self) -> None:
-        self.client = socketio.AsyncClient(reconnection_delay=0.1)
+        self.client = socketio.AsyncClient(handle_sigint=False, reconnection_delay=0.1)
         self.events: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self.client.on("*", self._event)
 
@@ -124,7 +124,7 @@ async def test_a_refused_login_and_an_unknown_namespace_are_connection_errors(ur
 
     # Of its own session it leaves the line open.
     async with aiohttp.ClientSession() as session:
-        client = socketio.AsyncClient(reconnection=False, http_session=session)
+        client = socketio.AsyncClient(handle_sigint=False, reconnection=False, http_session=session)
         client.on("connect_error", connect_error, namespace=options.get("namespaces", ["/"])[0])
         with pytest.raises(socketio.exceptions.ConnectionError):
             await client.connect(url, transports=["websocket"], wait_timeout=ARRIVES_WITHIN, **options)
@@ -136,7 +136,7 @@ async def test_a_client_without_room_for_more_arguments_is_served_plain():
     hub.socketio(plain=True)
     async with serving(hub) as at:
         heard: asyncio.Queue[str] = asyncio.Queue()
-        client = socketio.AsyncClient()
+        client = socketio.AsyncClient(handle_sigint=False)
 
         async def chat_message(text: str) -> None:
             heard.put_nowait(text)
