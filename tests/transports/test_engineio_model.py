@@ -183,7 +183,12 @@ class World:
                 "headers": [],
                 "client": None,
             }
-            self.serving = asyncio.create_task(self.engine(scope, None, None))
+            self.serving = asyncio.create_task(self.engine(scope, None, self._refused))
+
+    async def _refused(self, message):
+        """Take the refusal of a WebSocket, which only a session that is over explains."""
+        assert message["type"] == "websocket.close"
+        assert self.echo.ends
 
     def probe(self):
         if self.state == "websocket" and self.line.listener is not None:
@@ -321,6 +326,8 @@ class World:
         if tasks:
             await asyncio.wait(tasks, timeout=ENDS_WITHIN)
         assert all(task.done() for task in tasks)
+        if self.serving is not None:
+            self.serving.result()
         await self.engine.stop()
         assert self.engine.sessions == {}
         assert len(self.engine.schedule) == 0
