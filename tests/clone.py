@@ -49,8 +49,10 @@ class Clone:
 
     def start(self) -> "subprocess.Popen[str]":
         """Begin the set-up."""
+        # A shell can't catch what whoever runs the tests has had ignored, as `nohup` has SIGHUP.
+        env = str(shutil.which("env"))
         return subprocess.Popen(
-            ["sh", "scripts/setup.sh", self.purpose],
+            [env, "--default-signal", "sh", "scripts/setup.sh", self.purpose],
             cwd=self.root,
             env={"PATH": str(self.programs), "HUBBUB_SYSTEM_ROOT": str(self.system)},
             stdin=subprocess.DEVNULL,

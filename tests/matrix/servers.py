@@ -75,8 +75,8 @@ FACTS = {
     ),
     "closes while receiving": Fact(
         "closes while the application waits for a message",
-        _lacking("Granian"),
-        "The hub stops to wait before it closes.",
+        _lacking(),
+        "Granian before 2.8.9 does not: the hub stops to wait before it closes.",
     ),
     "closes behind messages": Fact(
         "ends the connection when messages that nobody received are before the client's answer to the close",

@@ -22,8 +22,6 @@ from matrix.servers import FACTS, SERVERS, ASGIServer
 
 QUIET = 2.0
 """Seconds after which what has not come is not under way."""
-ATTEMPTS = 10
-"""How often a server must do what one without it does by chance, at times."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +121,10 @@ async def codes(running: Running) -> bool:
 
 
 async def closes_while_receiving(running: Running) -> bool:
-    for _ in range(ATTEMPTS):
-        async with running.connect("/close-while-receiving") as websocket:
-            assert await websocket.recv() == "receiving"
-            found = await ending(websocket)
-        if found is None or found[0] != 4401:
-            return False
-    return True
+    async with running.connect("/close-while-receiving") as websocket:
+        assert await websocket.recv() == "receiving"
+        found = await ending(websocket)
+        return found is not None and found[0] == 4401
 
 
 async def closes_behind_messages(running: Running) -> bool:

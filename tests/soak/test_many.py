@@ -66,7 +66,6 @@ async def test_all_instances_are_restarted_one_after_the_other():
     check(report)
     assert report.restarts == 2
     assert report.lines_lost >= 12
-    assert report.gone_p99 < 2
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "pause"])

@@ -129,8 +129,8 @@ class ASGITransport(OverASGI):
     async def _leave(self, listener: Listener, code: int, reason: str) -> None:
         """Close; the end follows from what is received.
 
-        Nobody may be receiving as it begins: Granian would not close before the client's next message. What
-        the client still sends has to be taken: Hypercorn reads its close only behind that.
+        Nobody may be receiving as it begins: Granian before 2.8.9 would not close before the client's next
+        message. What the client still sends has to be taken: Hypercorn reads its close only behind that.
         """
         if self._left:
             return
