@@ -23,6 +23,7 @@ class FakeTransport:
     settle = None
     pull = None
     pulling = False
+    context = None
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

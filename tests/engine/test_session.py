@@ -1,4 +1,5 @@
 import asyncio
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -215,6 +216,37 @@ async def test_messages_of_one_connection_are_handled_one_at_a_time_in_order(sta
         for number in range(200):
             answer = await client.receive()
             assert (answer["id"], answer["data"]) == (number, {"count": number, "most": 1})
+
+
+async def test_a_connection_has_one_task_and_one_context_for_its_hooks_and_handlers(start):
+    hub, told = Hubbub(), Told()
+    said: ContextVar[str] = ContextVar("said")
+
+    def note(text: str) -> None:
+        told(asyncio.current_task(), said.get("nothing"))
+        said.set(text)
+
+    @hub.on_connect
+    async def connected(connection: Connection) -> None:
+        note("connected")
+
+    @hub.on_message
+    async def say(message: Say) -> None:
+        note(message.text)
+        if message.text == "waits":
+            await asyncio.sleep(0)
+
+    @hub.on_disconnect
+    async def disconnected(connection: Connection) -> None:
+        note("over")
+
+    async with talk(start(hub).url) as client:
+        for number, text in enumerate(("a", "waits", "b")):
+            await client.ask(type="say", id=number, data={"text": text})
+    noted = [await told.next() for _ in range(5)]
+    assert [text for _, text in noted] == ["nothing", "connected", "a", "waits", "b"]
+    # Whatever becomes of that task, the last one is called: it has its own.
+    assert len({task for task, _ in noted[:4]}) == 1
 
 
 async def test_a_handler_that_takes_its_time_holds_up_its_own_client_only(start):

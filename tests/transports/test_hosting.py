@@ -1,16 +1,21 @@
 """Applications beside hubs, and around them, on one server, from its start to its stop."""
 
+import asyncio
 import queue
 import threading
+from contextvars import ContextVar
 
+import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from echo import Wave
 from hubbub import Connection, Hubbub
 from transports.applications import accepting, application
 from transports.raw import closing, dial, request, text
+from wire import talk
 
 ARRIVES_WITHIN = 10.0
 
@@ -126,3 +131,24 @@ def test_a_host_s_middleware_decides_over_the_hub_s_connections(start):
     with dial(served) as line:
         line.send(request("/who"))
         assert line.response().status == 403
+
+
+@pytest.mark.anyio
+async def test_a_host_s_middleware_may_serve_the_hub_in_a_task_of_its_own(start):
+    hub, inner = Hubbub(), ContextVar("inner", default=False)
+
+    @hub.on_message
+    async def wave(message: Wave) -> bool:
+        return inner.get()
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        async def serve() -> None:
+            inner.set(True)
+            await hub(scope, receive, send)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve())
+
+    async with talk(start(middleware).url) as client:
+        for number in range(3):
+            assert (await client.ask(type="chat.wave", id=number))["data"] is True

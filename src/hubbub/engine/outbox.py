@@ -54,13 +54,17 @@ class Outbox:
         self.chunks.append(chunk)
         self.size += size
         if not self.queued:
-            self.queued = True
-            flusher = self.flusher
-            if not flusher.waiting:
-                flusher.schedule()
-            flusher.waiting.append(self)
+            self.queue()
         elif self.size > self.limit:
             self.relieve()
+
+    def queue(self) -> None:
+        """Have it flushed at the end of this turn of the event loop."""
+        self.queued = True
+        flusher = self.flusher
+        if not flusher.waiting:
+            flusher.schedule()
+        flusher.waiting.append(self)
 
     def relieve(self) -> None:
         """Get below the limit again if that can be. Much in one turn is no slow reader yet."""

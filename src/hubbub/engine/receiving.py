@@ -1,14 +1,21 @@
 """The receiving half of a connection: what came in and waits for its task, and how the line ended."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from websockets.frames import Close
 
 from ..errors import ConnectionClosed, ConnectionClosedOK, connection_closed
 from ..protocol.codes import CloseCode
 from ..settings import Settings
+from .outbox import Outbox
 from .transport import Ending, Transport
+
+Waiter = asyncio.Future[str | bytes | None]
+"""Brings the next message, or None where the task has to look what there is."""
+
+Begin = Callable[[str | bytes], bool]
+"""Begins to handle a message; true if that is done, false if the task that waits has to go on with it."""
 
 
 class Receiving:
@@ -18,9 +25,11 @@ class Receiving:
     """
 
     __slots__ = (
-        "_closed", "_ending", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox", "_max_inbox_bytes",
-        "_reading", "_waiter", "allowed", "closing", "messages_in", "transport",
+        "_begin", "_closed", "_ending", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
+        "_max_inbox_bytes", "_reading", "_waiter", "allowed", "closing", "messages_in", "transport",
     )  # fmt: skip
+
+    outbox: Outbox
 
     def __init__(self, transport: Transport, settings: Settings, max_inbox_bytes: int) -> None:
         self.transport = transport
@@ -36,7 +45,9 @@ class Receiving:
         self._max_inbox_bytes = max_inbox_bytes
         self._reading = True
         self._leaving = False
-        self._waiter: asyncio.Future[str | bytes | None] | None = None
+        self._waiter: Waiter | None = None
+        self._begin: Begin | None = None
+        """What the task that waits has called with what it waits for."""
         self._closed: asyncio.Future[None] | None = None
         self._ending: Ending | None = None
 
@@ -119,10 +130,12 @@ class Receiving:
             self._inbox_bytes += _size_of(inbox[0])
         inbox.insert(0, message)
 
-    def arrival(self) -> asyncio.Future[str | bytes | None]:
-        """Return what brings the next message, or None if the line is gone; await it at once.
+    def arrival(self, begin: Begin | None = None) -> Waiter:
+        """Return what brings the next message, or None where there may be none; await it at once.
 
-        Only where :meth:`take` has none. Whoever is cancelled meanwhile may have been brought one.
+        Only where :meth:`take` has none. Whoever is cancelled meanwhile may have been brought one. With
+        `begin`, that is called instead as a message comes in, unless something is to be written in this turn
+        of the event loop, and the task wakes once it has to go on.
 
         Raises as :meth:`recv` does where there will be no more.
         """
@@ -135,6 +148,7 @@ class Receiving:
         # Asking for the running loop is as dear as making the future, and happens for each message.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         self._waiter = loop.create_future()
+        self._begin = begin
         return self._waiter
 
     @property
@@ -178,6 +192,9 @@ class Receiving:
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
+                if self._begin is not None and not self.outbox.queued:
+                    self._hand(message, waiter, self._begin)
+                    return self._reading and not self.closing
                 waiter.set_result(message)
                 return True
         inbox = self._inbox
@@ -189,6 +206,19 @@ class Receiving:
         self._reading = False
         self.transport.pause_reading()
         return False
+
+    def _hand(self, message: str | bytes, waiter: Waiter, begin: Begin) -> None:
+        """Have a message begun with while its task waits, and wake that only if it has to go on."""
+        try:
+            if begin(message) and not self._leaving and self._ending is None:
+                self._waiter, self._begin = waiter, begin
+                return
+        except BaseException as problem:
+            if waiter.done():
+                raise
+            waiter.set_exception(problem)
+        if not waiter.done():
+            waiter.set_result(None)
 
     def _sent_too_many(self) -> None:
         self.start_close(CloseCode.TOO_MANY_MESSAGES, "too many messages")

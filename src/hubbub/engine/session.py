@@ -32,6 +32,7 @@ from .answers import LARGEST_ANSWER, Answers
 from .attempt import ATTEMPT, Attempt
 from .callback import ends_task
 from .connection import Connection
+from .handling import Handling
 from .hub import Hub
 from .membership import Memberships
 from .replay import Replay
@@ -89,23 +90,8 @@ class Session:
             connection.start_close(CloseCode.TRY_AGAIN_LATER, "the broker can't be reached now")
             return
         connection.greet(Envelope("$welcome", data=self._welcome(inbox)))
-        settle, pull = connection.transport.settle, connection.transport.pull
         try:
-            while True:
-                message = connection.take()
-                while message is None:
-                    if pull is not None and await pull():
-                        message = connection.take()
-                    else:
-                        message = await connection.arrival()
-                await self._answer(message)
-                del message  # nothing of it is kept while the next one is waited for
-                outbox = connection.outbox
-                if settle is not None and outbox.queued:
-                    await settle(outbox)
-                if outbox.paused:
-                    # Whoever does not read its answers is asked for no more questions.
-                    await outbox.drained()
+            await Handling(connection, self._answer).run()
         except ConnectionClosed:
             if not connection.lost:
                 raise

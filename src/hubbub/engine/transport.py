@@ -1,6 +1,7 @@
 """The ports between a line and the engine: what each side may ask of the other."""
 
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import NamedTuple, Protocol
 
 from ..protocol.bookmarks import Bookmark
@@ -37,6 +38,10 @@ class Transport(Writer, Protocol):
     @property
     def pulling(self) -> bool:
         """Whether a task waits in :attr:`pull`."""
+
+    @property
+    def context(self) -> Context | None:
+        """The context of the task that serves the line; None where another one tells what comes in."""
 
     def accept(self, listener: "Listener", subprotocol: str | None) -> Awaitable[None]:
         """Finish the opening handshake; from now on `listener` is told what comes in."""

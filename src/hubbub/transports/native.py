@@ -7,6 +7,7 @@ go on with ASGI events.
 """
 
 import asyncio
+import contextvars
 import functools
 import logging
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ class WebSocketProtocol(asyncio.Protocol):
     __slots__ = (
         "_assembler", "_backlog", "_compression", "_config", "_continuing", "_cut", "_discarding",
         "_handshake", "_listener", "_offset", "_open", "_reading", "_received", "_received_first", "_sent",
-        "_server_state", "_settings", "_socket", "_state", "_writable", "framing", "opened",
+        "_server_state", "_settings", "_socket", "_state", "_writable", "context", "framing", "opened",
     )  # fmt: skip
 
     pings = True
@@ -71,6 +72,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._assembler: Assembler | None = None
         self._compression = False
         self.framing: Framing = frame
+        self.context: contextvars.Context | None = None
         self._backlog = b""  # what was received and is still to be read, from this offset on
         self._offset = 0
         self._reading = True  # whether the listener takes messages
@@ -183,7 +185,9 @@ class WebSocketProtocol(asyncio.Protocol):
             "extensions": {"websocket.http.response": _NO_OPTIONS, EXTENSION: self},
         }
         loop = asyncio.get_running_loop()
-        self._server_state.tasks.add(loop.create_task(self._run(scope, events), name=_TASK))
+        self.context = contextvars.copy_context()
+        task = loop.create_task(self._run(scope, events), name=_TASK, context=self.context)
+        self._server_state.tasks.add(task)
 
     async def _run(self, scope: dict[str, object], events: Events) -> None:
         task = asyncio.current_task()

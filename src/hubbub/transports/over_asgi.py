@@ -88,6 +88,7 @@ class OverASGI:
     """
 
     pings = False
+    context = None
 
     def __init__(self, receive: Receive, send: Send, writers: Writers) -> None:
         self._receive = receive

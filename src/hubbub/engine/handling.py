@@ -1,0 +1,142 @@
+"""Handling a connection's messages, one at a time and in order: as they come in, or in its task."""
+
+import asyncio
+import types
+from asyncio import _enter_task, _leave_task
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar
+
+from .connection import Connection
+
+Handle = Callable[[str | bytes], Coroutine[object, object, None]]
+
+
+class Handling:
+    """Has each of a connection's messages handled, in the task that :meth:`run` runs in.
+
+    Most handlers never wait. Where nothing but the event loop hands messages over, one that comes in while
+    the task waits for it is begun at once, on behalf of the task, which goes on with it only if it has to
+    wait: a future and a turn of the event loop less for each message. It is one in each turn, at the most.
+    From Python 3.12 on whole tasks can begin so (`asyncio.eager_task_factory`).
+    """
+
+    __slots__ = ("_begun", "_connection", "_handle", "_in_context", "_loop", "_task")
+
+    def __init__(self, connection: Connection, handle: Handle) -> None:
+        self._connection = connection
+        self._handle = handle
+        self._begun: _Begun | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._task: asyncio.Task[object]
+        self._in_context: Callable[[Callable[[None], object], None], object]
+
+    async def run(self) -> None:
+        """Handle messages; raises :exc:`ConnectionClosed` once there will be no more."""
+        connection, handle = self._connection, self._handle
+        outbox, transport = connection.outbox, connection.transport
+        settle, pull = transport.settle, transport.pull
+        arrival = self._arrival if self._may_begin(transport.context) else connection.arrival
+        while True:
+            message = connection.take()
+            if message is None:
+                if pull is not None and await pull():
+                    continue
+                message = await arrival()
+            if message is not None:
+                if outbox.paused:
+                    # Whoever does not read its answers is asked for no more questions.
+                    await outbox.drained()
+                await handle(message)
+                del message  # nothing of it is kept while the next one is waited for
+            if settle is not None and outbox.queued:
+                await settle(outbox)
+
+    def _may_begin(self, context: Context | None) -> bool:
+        task = asyncio.current_task()
+        if task is None or context is None or not _is_current(context):
+            return False
+        self._loop, self._task, self._in_context = task.get_loop(), task, context.run
+        return True
+
+    def _begin(self, message: str | bytes) -> bool:
+        """Handle a message until that has to wait; true if it had not to."""
+        handling = self._handle(message)
+        # To whoever asks it is the task that runs (Python's documentation, "Extending").
+        _enter_task(self._loop, self._task)
+        try:
+            awaited = self._in_context(handling.send, None)
+        except StopIteration:
+            outbox = self._connection.outbox
+            if not outbox.queued:
+                # So the next one of this turn is for the task, and nobody else is held up by more than one.
+                outbox.queue()
+            return True
+        finally:
+            _leave_task(self._loop, self._task)
+        self._begun = _Begun(handling, awaited)
+        return False
+
+    async def _arrival(self) -> str | bytes | None:
+        """Return the next message; None after one that was begun, and where the line may be gone."""
+        cancelled: BaseException | None = None
+        try:
+            message = await self._connection.arrival(self._begin)
+        except asyncio.CancelledError as problem:
+            if self._begun is None:
+                raise
+            # It is for what was begun.
+            message, cancelled = None, problem
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            await begun.finish(cancelled)
+        return message
+
+
+class _Begun:
+    """A coroutine that has begun outside of its task, and what it waits for."""
+
+    __slots__ = ("_awaited", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[object, object, None], awaited: object) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+        if asyncio.isfuture(awaited):
+            # A task unsets it as it takes the future; until it does, nobody else could await that.
+            awaited._asyncio_future_blocking = False
+
+    @types.coroutine
+    def finish(self, problem: BaseException | None) -> Generator[object, None, None]:
+        """Run it to its end in the caller's task; `problem`, if there is one, is raised in it first.
+
+        Python lets nobody await a coroutine that waits already, so it is taken on step by step.
+        """
+        coroutine, awaited = self._coroutine, self._awaited
+        try:
+            while True:
+                if problem is None:
+                    if asyncio.isfuture(awaited):
+                        awaited._asyncio_future_blocking = True
+                    try:
+                        yield awaited
+                    except BaseException as raised:
+                        problem = raised
+                if problem is None:
+                    awaited = coroutine.send(None)
+                else:
+                    thrown, problem = problem, None
+                    awaited = coroutine.throw(thrown)
+        except StopIteration:
+            pass
+
+
+_MARK: ContextVar[object] = ContextVar("hubbub mark", default=None)
+
+
+def _is_current(context: Context) -> bool:
+    """Tell whether a context is the running one; a host's middleware may have begun a task of its own."""
+    mark = object()
+    token = _MARK.set(mark)
+    try:
+        return context.get(_MARK) is mark
+    finally:
+        _MARK.reset(token)
