@@ -7,6 +7,7 @@ import pytest
 from chat_room import LOBBY, Say, chat_hub, nothing_more, post, said
 from hubbub import Connection, Denied, Hubbub, Room, Settings, Unavailable
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
+from hubbub.engine.sessions import wall_time
 from hubbub.protocol.resume import Claims, sign
 from instances import side_by_side
 from told import Gate, Told
@@ -373,9 +374,11 @@ async def test_a_forged_token_is_refused(start):
         await nothing_more(ada)
 
 
-async def test_an_expired_token_is_refused(start):
-    url = start(chat(Settings(session_lifetime=1e-6))).url
+async def test_an_expired_token_is_refused(start, monkeypatch):
+    url = start(chat(Settings(session_lifetime=60))).url
     async with talk(url) as ada, talk(url) as again:
+        later = wall_time() + 61
+        monkeypatch.setattr("hubbub.engine.sessions.wall_time", lambda: later)
         await refused(again, ada.welcome["session"])
         await nothing_more(ada)
 
