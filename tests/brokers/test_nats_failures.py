@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from brokers.nats_engine import NatsEngine
+from brokers.refusals import refuses_at_once
 from hubbub import ConfigurationError, Unavailable
 from hubbub.brokers.nats.records import encode
 from hubbub.protocol.envelope import Position
@@ -191,7 +192,6 @@ async def test_while_the_server_is_away_calls_fail_at_once_and_on_its_return_all
     with collected_logs() as logs:
         await server.kill()
         await until(lambda: not one.broker.available and not other.broker.available)
-        began = asyncio.get_running_loop().time()
         for call in (
             publish(one, b"x"),
             publish(one, b"x", keep=None),
@@ -205,9 +205,7 @@ async def test_while_the_server_is_away_calls_fail_at_once_and_on_its_return_all
             one.broker.secret(),
             one.broker.send_control(None, b""),
         ):
-            with pytest.raises(Unavailable):
-                await call
-        assert asyncio.get_running_loop().time() - began < 1.0
+            refuses_at_once(call)
         await one.broker.unsubscribe("nothing")
         await server.start()
         await until(lambda: one.broker.available and other.broker.available)

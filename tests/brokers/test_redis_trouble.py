@@ -141,7 +141,7 @@ async def test_connections_stay_and_what_is_sent_meanwhile_lands_once(redis, tmp
             assert (await bob.ask(type=kind, room=LOBBY))["data"]["code"] == "unavailable"
         assert (await bob.ask(type="$join", room="chat/other"))["data"]["code"] == "unavailable"
         assert (await bob.ask(type="$ping"))["type"] == "$pong"
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 3.0  # which three that wait would take
         sends = [asyncio.create_task(room.send(Say(str(number)))) for number in range(5)]
         await asyncio.sleep(0.5)
         assert not any(send.done() for send in sends)
