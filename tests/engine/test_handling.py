@@ -1,6 +1,8 @@
 """Messages are handled as they come in, or in their task, and nobody can tell which."""
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 
@@ -188,6 +190,91 @@ async def test_a_cancellation_reaches_the_handler_at_any_time(turns):
     with pytest.raises(asyncio.CancelledError):
         await line.task
     assert line.told == ["cancelled"]
+
+
+@pytest.mark.parametrize("turns", range(3))
+async def test_a_cancellation_reaches_what_the_handler_waits_for(turns):
+    inner: list[asyncio.Task[None]] = []
+
+    async def handle(line: Line, message: str) -> None:
+        inner.extend(asyncio.create_task(asyncio.sleep(60)) for _ in range(2))
+        await asyncio.gather(*inner)
+
+    line = Line(handle)
+    if turns:
+        await line.come("a")
+        for _ in range(turns - 1):
+            await asyncio.sleep(0)
+        line.task.cancel()
+    else:
+        await line.call(lambda: line.connection.received("a"), line.task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await line.task
+    assert all(task.cancelled() for task in inner)
+
+
+async def test_a_time_limit_that_is_over_at_once_takes_no_message_with_it():
+    async def handle(line: Line, message: str) -> None:
+        if message == "a":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await line.connection.recv()
+        line.told.append(message)
+
+    line = Line(handle)
+    await line.come("a")
+    await line.until("a")
+    assert await line.come("b") == ["a", "b"]
+    await line.end()
+
+
+async def test_a_handler_that_cancels_its_task_and_fails_so_is_no_failure_of_the_line():
+    async def handle(line: Line, message: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        raise asyncio.CancelledError
+
+    line = Line(handle)
+    await line.call(lambda: line.told.append(line.connection.received("a")))
+    with pytest.raises(asyncio.CancelledError):
+        await line.task
+    assert line.told == [True]
+
+
+async def test_what_waits_for_a_client_that_does_not_read_is_left_to_the_session_s_next_line():
+    async def handle(line: Line, message: str) -> None:
+        line.told.append(message)
+        line.connection.pause_writing()
+
+    line = Line(handle)
+    await line.come("a", "b")
+    await line.waiting()
+    line.connection.replaced()
+    await line.end()
+    assert line.told == ["a"]
+
+
+async def test_nothing_of_a_handler_that_met_an_error_waits_for_the_garbage_collector():
+    async def handle(line: Line, message: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        line.told.append(message)
+
+    line = Line(handle)
+    await line.come("a")
+    await line.until("a")
+    gc.collect()
+    gc.disable()
+    try:
+        await line.come("b")
+        await line.until("a", "b")
+        await line.waiting()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    await line.end()
 
 
 async def test_a_handler_that_cancels_its_task_is_the_last_one():

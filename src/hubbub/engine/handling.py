@@ -43,13 +43,13 @@ class Handling:
                     continue
                 message = await arrival()
             if message is not None:
-                if outbox.paused:
-                    # Whoever does not read its answers is asked for no more questions.
-                    await outbox.drained()
                 await handle(message)
                 del message  # nothing of it is kept while the next one is waited for
             if settle is not None and outbox.queued:
                 await settle(outbox)
+            if outbox.paused:
+                # Whoever does not read its answers is asked for no more questions.
+                await outbox.drained()
 
     def _may_begin(self, context: Context | None) -> bool:
         task = asyncio.current_task()
@@ -59,7 +59,7 @@ class Handling:
         return True
 
     def _begin(self, message: str | bytes) -> bool:
-        """Handle a message until that has to wait; true if it had not to."""
+        """Handle a message until that has to wait; false if the task has to go on with it, or to wait."""
         handling = self._handle(message)
         # To whoever asks it is the task that runs (Python's documentation, "Extending").
         _enter_task(self._loop, self._task)
@@ -70,7 +70,7 @@ class Handling:
             if not outbox.queued:
                 # So the next one of this turn is for the task, and nobody else is held up by more than one.
                 outbox.queue()
-            return True
+            return not outbox.paused
         finally:
             _leave_task(self._loop, self._task)
         self._begun = _Begun(handling, awaited)
@@ -78,17 +78,19 @@ class Handling:
 
     async def _arrival(self) -> str | bytes | None:
         """Return the next message; None after one that was begun, and where the line may be gone."""
-        cancelled: BaseException | None = None
+        message: str | bytes | None = None
+        cancelled: asyncio.CancelledError | None = None
         try:
             message = await self._connection.arrival(self._begin)
         except asyncio.CancelledError as problem:
             if self._begun is None:
                 raise
-            # It is for what was begun.
-            message, cancelled = None, problem
+            cancelled = problem  # it is for what was begun
         begun, self._begun = self._begun, None
         if begun is not None:
-            await begun.finish(cancelled)
+            finishing = begun.finish(cancelled)
+            del cancelled
+            await finishing
         return message
 
 
@@ -105,13 +107,19 @@ class _Begun:
             awaited._asyncio_future_blocking = False
 
     @types.coroutine
-    def finish(self, problem: BaseException | None) -> Generator[object, None, None]:
-        """Run it to its end in the caller's task; `problem`, if there is one, is raised in it first.
+    def finish(self, cancelled: asyncio.CancelledError | None) -> Generator[object, None, None]:
+        """Run it to its end in the caller's task, which was `cancelled` before it came to that, if it was.
 
-        Python lets nobody await a coroutine that waits already, so it is taken on step by step.
+        Python lets nobody await a coroutine that waits already, so it is taken on step by step, as a task is.
         """
         coroutine, awaited = self._coroutine, self._awaited
+        problem: BaseException | None = cancelled
+        thrown: BaseException | None = None
+        # Nothing is kept for as long as the coroutine runs, nor by a traceback that leads back to here.
+        del self._coroutine, self._awaited, cancelled
         try:
+            if problem is not None and asyncio.isfuture(awaited) and awaited.cancel(*problem.args[:1]):
+                problem = None  # it will be raised by what is awaited
             while True:
                 if problem is None:
                     if asyncio.isfuture(awaited):
@@ -127,6 +135,8 @@ class _Begun:
                     awaited = coroutine.throw(thrown)
         except StopIteration:
             pass
+        finally:
+            problem = thrown = awaited = None
 
 
 _MARK: ContextVar[object] = ContextVar("hubbub mark", default=None)

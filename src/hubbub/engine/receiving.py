@@ -194,7 +194,7 @@ class Receiving:
             if not waiter.done():
                 if self._begin is not None and not self.outbox.queued:
                     self._hand(message, waiter, self._begin)
-                    return self._reading and not self.closing
+                    return self._reading
                 waiter.set_result(message)
                 return True
         inbox = self._inbox
@@ -214,9 +214,10 @@ class Receiving:
                 self._waiter, self._begin = waiter, begin
                 return
         except BaseException as problem:
-            if waiter.done():
-                raise
-            waiter.set_exception(problem)
+            if not waiter.done():
+                waiter.set_exception(problem)
+            elif not isinstance(problem, asyncio.CancelledError):
+                raise  # the handler has cancelled its task, and then failed
         if not waiter.done():
             waiter.set_result(None)
 

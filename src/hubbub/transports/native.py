@@ -206,6 +206,7 @@ class WebSocketProtocol(asyncio.Protocol):
             logger.exception("error in the ASGI application")
         finally:
             self._server_state.tasks.discard(task)
+            self.context = None  # in which there may be the scope, and in that this object
             if self._listener is events:
                 events.finish(failed)
 
