@@ -54,7 +54,11 @@ class Outbox:
         self.chunks.append(chunk)
         self.size += size
         if not self.queued:
-            self.queue()
+            self.queued = True
+            flusher = self.flusher
+            if not flusher.waiting:
+                flusher.schedule()
+            flusher.waiting.append(self)
         elif self.size > self.limit:
             self.relieve()
 

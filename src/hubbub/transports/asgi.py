@@ -1,6 +1,7 @@
 """WebSockets through plain ASGI events, under any server (ASGI specification, WebSocket, version 2.4)."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from starlette.types import Message, Receive, Send
@@ -67,6 +68,7 @@ class ASGITransport(OverASGI):
     async def accept(self, listener: Listener, subprotocol: str | None) -> None:
         """Finish the opening handshake; from now on `listener` is told what comes in."""
         self._listener = listener
+        self._task = asyncio.current_task()
         opening = await self._receive()
         try:
             if opening["type"] == "websocket.connect":
@@ -95,7 +97,7 @@ class ASGITransport(OverASGI):
         if self._reader is not None or listener is None or self._left or not self._may_read.is_set():
             return False
         self._pulled += 1
-        task = self._puller = asyncio.current_task()
+        task = self._puller = self._task
         try:
             if self._pulled % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -114,10 +116,8 @@ class ASGITransport(OverASGI):
         self._readers.add(self)
         return True
 
-    async def _send_chunks(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            assert isinstance(chunk, dict)
-            await self._send(chunk)
+    def _events(self, chunks: list[Chunk]) -> Iterable[Message]:
+        return chunks  # type: ignore[return-value]  # as `event` made them
 
     async def _send_close(self, code: int, reason: str) -> None:
         # A plain number: Daphne takes no other.

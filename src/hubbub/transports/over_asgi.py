@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Generator, Iterable
 from typing import Protocol
 
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from ..engine.outbox import Chunk, Outbox
 from ..engine.transport import Ending, Listener
@@ -43,6 +44,17 @@ class Read(Protocol):
         """Read in a task, if the session does not."""
 
 
+class _Nothing:
+    """What is done as soon as it is awaited."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_NOTHING = _Nothing()
+
+
 class Writers:
     """Writes to the lines that have something to be written: one task for all of them, while none is slow.
 
@@ -76,8 +88,9 @@ class Writers:
                 self._start()
 
     async def _write(self) -> None:
+        task = asyncio.current_task()
         while self._waiting:
-            await self._waiting.popleft().write_waiting()
+            await self._waiting.popleft().write_waiting(task)
 
 
 class OverASGI:
@@ -101,12 +114,14 @@ class OverASGI:
         """Whether a task writes, or is to."""
         self._paused = False
         self._close: tuple[int, str] | None = None
+        self._task: asyncio.Task[object] | None = None
+        """The session's, known from :meth:`accept` on: to ask for it each time is dear."""
         self._writer: asyncio.Task[object] | None = None
 
     # What a transport says
 
-    async def _send_chunks(self, chunks: list[Chunk]) -> None:
-        """Send whole messages, in order."""
+    def _events(self, chunks: list[Chunk]) -> Iterable[Message]:
+        """Return the events that send whole messages, in order."""
         raise NotImplementedError
 
     async def _send_close(self, code: int, reason: str) -> None:
@@ -134,24 +149,26 @@ class OverASGI:
             self._paused = True
             self._listener.pause_writing()
 
-    async def settle(self, outbox: Outbox) -> None:
-        """Write what waits in an outbox in the caller's task, which saves a task for each answer."""
+    def settle(self, outbox: Outbox) -> Awaitable[None]:
+        """Write what waits in an outbox in the session's task, which saves a task for each answer."""
         if self._writing:
-            return
+            return _NOTHING
         self._settling = True
         outbox.flush()
         self._settling = False
-        if self._waiting:
-            self._writing = True
-            await self.write_waiting()
+        if not self._waiting:
+            return _NOTHING
+        self._writing = True
+        return self.write_waiting(self._task)
 
-    async def write_waiting(self) -> None:
-        """Write what waits in the caller's task."""
-        task = self._writer = asyncio.current_task()
+    async def write_waiting(self, task: asyncio.Task[object] | None) -> None:
+        """Write what waits in `task`, the caller's."""
+        self._writer = task
         try:
             while self._waiting:
                 chunks, self._waiting = self._waiting, []
-                await self._send_chunks(chunks)
+                for event in self._events(chunks):
+                    await self._send(event)
                 if self._paused and not self._waiting and self._listener is not None:
                     self._paused = False
                     self._listener.resume_writing()

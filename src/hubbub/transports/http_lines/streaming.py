@@ -3,11 +3,11 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from ...engine.lines import TAKEN, LineAnswer, Lines, failed
 from ...engine.outbox import Chunk, Framing
@@ -147,6 +147,7 @@ class Stream(OverASGI):
     async def accept(self, listener: Listener, subprotocol: str | None) -> None:  # noqa: ARG002
         """Begin the answer; from now on `listener` is told what comes in."""
         self._listener = listener
+        self._task = asyncio.current_task()
         self._token = self._lines.open(self)
         headers, self._headers = self._headers or [], None
         self._writing = True
@@ -156,7 +157,7 @@ class Stream(OverASGI):
         except GONE:
             self._end(Ending())
             return
-        await self.write_waiting()
+        await self.write_waiting(self._task)
         if self._over:
             return
         self._readers.add(self)
@@ -243,7 +244,7 @@ class Stream(OverASGI):
         """Wait, in the caller's task, until something was said; false if a task is to wait, or it is over."""
         if self._listener is None or self._full:
             return False
-        task = self._puller = asyncio.current_task()
+        task = self._puller = self._task
         self._posted = False
         try:
             reader, self._reader = self._reader, None
@@ -329,9 +330,9 @@ class Stream(OverASGI):
             return None
         return b"id: %b\n" % text.encode()
 
-    async def _send_chunks(self, chunks: list[Chunk]) -> None:
+    def _events(self, chunks: list[Chunk]) -> Iterable[Message]:
         body = b"".join(chunks)  # type: ignore[arg-type]  # they are what the framing made
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        return ({"type": "http.response.body", "body": body, "more_body": True},)
 
     async def _send_close(self, code: int, reason: str) -> None:
         payload = JSON.encode(Envelope("$close", data={"code": code, "reason": reason}))
