@@ -4,7 +4,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 WEBSOCKETS = "websockets-sansio"
-"""The fastest of uvicorn's WebSocket classes, and what `hubbub serve --no-native` has too."""
+"""The fastest of uvicorn's WebSocket classes, and what that of `hubbub serve --no-native` derives from."""
 
 
 def serve(app: ASGIApp, port: int, *, compression: bool) -> None:

@@ -11,17 +11,20 @@ WELCOME = Step(None, b'"$welcome"')
 SHORT = text(13)  # with its envelope as long as what a peer without one is sent
 
 
+LIMITS = {
+    "max-connections-per-address": "50000",
+    "max-message-rate": "1000000",
+    "max-message-burst": "1000000",
+}
+"""Settings that would end the load: it is one client that sends too much."""
+
+
 def command(port: int, *options: str) -> list[str]:
-    limits = {
-        "max-connections-per-address": "50000",
-        "max-message-rate": "1000000",
-        "max-message-burst": "1000000",
-    }
     return [
         str(Path(sys.executable).with_name("hubbub")),
         *("serve", f"{__name__}:hub", "--host", "127.0.0.1", "--port", str(port)),
         *("--ping-interval", "3600"),  # no peer pings during a window
-        *(word for name, value in limits.items() for word in (f"--{name}", value)),
+        *(word for name, value in LIMITS.items() for word in (f"--{name}", value)),
         *options,
     ]
 
