@@ -30,8 +30,11 @@ class Line:
         self.connection, self.transport = fake_connection()
         own = copy_context()
         self.transport.context = own if context else None
-        handling = Handling(self.connection, lambda message: handle(self, message))
-        self.task = asyncio.get_running_loop().create_task(handling.run(), context=own)
+        self.answer = lambda message: handle(self, message)
+        self.task = asyncio.get_running_loop().create_task(self.handled(), context=own)
+
+    def handled(self):
+        return Handling(self.connection, self).run()
 
     async def call(self, *calls: Callable[[], object]) -> list[object]:
         """Have the event loop call; return what was told by then, before anything else ran."""
@@ -92,8 +95,7 @@ async def test_a_message_that_a_task_hands_over_is_for_the_handler_s_task():
 async def test_where_middleware_has_a_task_of_its_own_messages_are_for_the_handler_s_task():
     line = Line(tell)
     line.task.cancel()
-    elsewhere = Handling(line.connection, lambda message: tell(line, message))
-    line.task = asyncio.create_task(elsewhere.run())
+    line.task = asyncio.create_task(line.handled())
     assert await line.come("a") == []
     await line.until("a")
     await line.end()
@@ -414,12 +416,11 @@ async def test_a_task_that_is_taken_apart_takes_the_handler_with_it():
             line.told.append("over")
 
     line = Line(handle)
-    running = Handling(line.connection, lambda message: handle(line, message))
     line.task.cancel()
     await line.waiting()
     own = copy_context()
     line.transport.context = own
-    line.task = asyncio.get_running_loop().create_task(running.run(), context=own)
+    line.task = asyncio.get_running_loop().create_task(line.handled(), context=own)
     await line.come("a")
     await line.waiting()
     line.task.get_coro().close()

@@ -194,8 +194,8 @@ async def test_a_session_that_fails_has_ended_when_its_hooks_run(start, monkeypa
             raise RuntimeError("broken")
         await answer(session, message)
 
-    answer = Session._answer
-    monkeypatch.setattr(Session, "_answer", fail)
+    answer = Session.answer
+    monkeypatch.setattr(Session, "answer", fail)
     async with talk(start(hub).url) as client:
         await client.join("room")
         await client.send(type="say", data={"text": "hi"})

@@ -356,7 +356,7 @@ class Connection(Receiving):
         self.outbox.close()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        self._waiter = self._begin = None
+        self._waiter = self._beginning = None
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         if self.on_lost is not None:

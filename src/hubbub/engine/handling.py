@@ -3,16 +3,22 @@
 import asyncio
 import types
 from asyncio import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import Context, ContextVar
+from typing import Protocol
 
 from .connection import Connection
 
-Handle = Callable[[str | bytes], Coroutine[object, object, None]]
+
+class Answering(Protocol):
+    """What handles messages: a session."""
+
+    def answer(self, message: str | bytes) -> Coroutine[object, object, None]:
+        """Do what a message asks for."""
 
 
 class Handling:
-    """Has each of a connection's messages handled, in the task that :meth:`run` runs in.
+    """Has a session answer each of a connection's messages, in the task that :meth:`run` runs in.
 
     Most handlers never wait. Where nothing but the event loop hands messages over, one that comes in while
     the task waits for it is begun at once, on behalf of the task, which goes on with it only if it has to
@@ -20,31 +26,42 @@ class Handling:
     From Python 3.12 on whole tasks can begin so (`asyncio.eager_task_factory`).
     """
 
-    __slots__ = ("_begun", "_connection", "_handle", "_in_context", "_loop", "_task")
+    # There is one for each idle connection, so it holds no methods of itself or of others.
+    __slots__ = ("_begun", "_connection", "_context", "_loop", "_session", "_task")
 
-    def __init__(self, connection: Connection, handle: Handle) -> None:
+    def __init__(self, connection: Connection, session: Answering) -> None:
         self._connection = connection
-        self._handle = handle
+        self._session = session
         self._begun: _Begun | None = None
         self._loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[object]
-        self._in_context: Callable[[Callable[[None], object], None], object]
+        self._context: Context
 
     async def run(self) -> None:
         """Handle messages; raises :exc:`ConnectionClosed` once there will be no more."""
-        connection, handle = self._connection, self._handle
+        connection, session = self._connection, self._session
         outbox, transport = connection.outbox, connection.transport
         settle, pull = transport.settle, transport.pull
-        arrival = self._arrival if self._may_begin(transport.context) else connection.arrival
+        beginning = self if self._may_begin(transport.context) else None
+        cancelled: asyncio.CancelledError | None = None
         while True:
             message = connection.take()
             if message is None:
                 if pull is not None and await pull():
                     continue
-                message = await arrival()
+                try:
+                    message = await connection.arrival(beginning)
+                except asyncio.CancelledError as problem:
+                    if self._begun is None:
+                        raise
+                    cancelled = problem  # it is for what was begun
             if message is not None:
-                await handle(message)
+                await session.answer(message)
                 del message  # nothing of it is kept while the next one is waited for
+            elif self._begun is not None:
+                finishing, self._begun, cancelled = self._begun.finish(cancelled), None, None
+                await finishing
+                del finishing
             if settle is not None and outbox.queued:
                 await settle(outbox)
             if outbox.paused:
@@ -55,16 +72,16 @@ class Handling:
         task = asyncio.current_task()
         if task is None or context is None or not _is_current(context):
             return False
-        self._loop, self._task, self._in_context = task.get_loop(), task, context.run
+        self._loop, self._task, self._context = task.get_loop(), task, context
         return True
 
-    def _begin(self, message: str | bytes) -> bool:
+    def begin(self, message: str | bytes) -> bool:
         """Handle a message until that has to wait; false if the task has to go on with it, or to wait."""
-        handling = self._handle(message)
+        answering = self._session.answer(message)
         # To whoever asks it is the task that runs (Python's documentation, "Extending").
         _enter_task(self._loop, self._task)
         try:
-            awaited = self._in_context(handling.send, None)
+            awaited = self._context.run(answering.send, None)
         except StopIteration:
             outbox = self._connection.outbox
             if not outbox.queued:
@@ -73,25 +90,8 @@ class Handling:
             return not outbox.paused
         finally:
             _leave_task(self._loop, self._task)
-        self._begun = _Begun(handling, awaited)
+        self._begun = _Begun(answering, awaited)
         return False
-
-    async def _arrival(self) -> str | bytes | None:
-        """Return the next message; None after one that was begun, and where the line may be gone."""
-        message: str | bytes | None = None
-        cancelled: asyncio.CancelledError | None = None
-        try:
-            message = await self._connection.arrival(self._begin)
-        except asyncio.CancelledError as problem:
-            if self._begun is None:
-                raise
-            cancelled = problem  # it is for what was begun
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            finishing = begun.finish(cancelled)
-            del cancelled
-            await finishing
-        return message
 
 
 class _Begun:

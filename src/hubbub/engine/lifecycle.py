@@ -12,8 +12,10 @@ from ..observe.log import correlation_id, fields, logger
 from ..protocol.codes import CloseCode, ErrorCode
 from ..protocol.envelope import Envelope, Failure
 from ..settings import Settings
+from .attempt import ATTEMPT
 from .callback import NOT_CALLED, Callback
 from .connection import Connection
+from .handling import Handling
 from .hub import Hub
 from .membership import Memberships
 from .room import Rooms
@@ -210,7 +212,12 @@ async def serve_session(
         if await _enter(connection, hooks, hub.settings, memberships):
             connected.on_disconnect = hooks.disconnect
             connection.on_lost = memberships.detach
-            await Session(hub, connection, router, memberships, hooks.log_in).run()
+            session = Session(hub, connection, router, memberships, hooks.log_in)
+            try:
+                if await session.open():
+                    await Handling(connection, session).run()
+            finally:
+                ATTEMPT.set(None)
 
 
 class _EndsWithLine:

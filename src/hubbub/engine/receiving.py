@@ -1,7 +1,8 @@
 """The receiving half of a connection: what came in and waits for its task, and how the line ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from websockets.frames import Close
 
@@ -14,8 +15,12 @@ from .transport import Ending, Transport
 Waiter = asyncio.Future[str | bytes | None]
 """Brings the next message, or None where the task has to look what there is."""
 
-Begin = Callable[[str | bytes], bool]
-"""Begins to handle a message; true if that is done, false if the task that waits has to go on with it."""
+
+class Beginning(Protocol):
+    """Begins to handle messages on behalf of the task that waits for them."""
+
+    def begin(self, message: str | bytes) -> bool:
+        """Handle a message; false if the task that waits has to go on with it."""
 
 
 class Receiving:
@@ -25,7 +30,7 @@ class Receiving:
     """
 
     __slots__ = (
-        "_begin", "_closed", "_ending", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
+        "_beginning", "_closed", "_ending", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
         "_max_inbox_bytes", "_reading", "_waiter", "allowed", "closing", "messages_in", "transport",
     )  # fmt: skip
 
@@ -46,8 +51,8 @@ class Receiving:
         self._reading = True
         self._leaving = False
         self._waiter: Waiter | None = None
-        self._begin: Begin | None = None
-        """What the task that waits has called with what it waits for."""
+        self._beginning: Beginning | None = None
+        """What begins with a message for the task that waits."""
         self._closed: asyncio.Future[None] | None = None
         self._ending: Ending | None = None
 
@@ -130,12 +135,12 @@ class Receiving:
             self._inbox_bytes += _size_of(inbox[0])
         inbox.insert(0, message)
 
-    def arrival(self, begin: Begin | None = None) -> Waiter:
+    def arrival(self, beginning: Beginning | None = None) -> Waiter:
         """Return what brings the next message, or None where there may be none; await it at once.
 
         Only where :meth:`take` has none. Whoever is cancelled meanwhile may have been brought one. With
-        `begin`, that is called instead as a message comes in, unless something is to be written in this turn
-        of the event loop, and the task wakes once it has to go on.
+        `beginning`, that is asked to begin as a message comes in, unless something is to be written in this
+        turn of the event loop, and the task wakes once it has to go on.
 
         Raises as :meth:`recv` does where there will be no more.
         """
@@ -148,7 +153,7 @@ class Receiving:
         # Asking for the running loop is as dear as making the future, and happens for each message.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        self._begin = begin
+        self._beginning = beginning
         return self._waiter
 
     @property
@@ -192,8 +197,8 @@ class Receiving:
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
-                if self._begin is not None and not self.outbox.queued:
-                    self._hand(message, waiter, self._begin)
+                if self._beginning is not None and not self.outbox.queued:
+                    self._begin(message, waiter, self._beginning)
                     return self._reading
                 waiter.set_result(message)
                 return True
@@ -207,11 +212,11 @@ class Receiving:
         self.transport.pause_reading()
         return False
 
-    def _hand(self, message: str | bytes, waiter: Waiter, begin: Begin) -> None:
+    def _begin(self, message: str | bytes, waiter: Waiter, beginning: Beginning) -> None:
         """Have a message begun with while its task waits, and wake that only if it has to go on."""
         try:
-            if begin(message) and not self._leaving and self._ending is None:
-                self._waiter, self._begin = waiter, begin
+            if beginning.begin(message) and not self._leaving and self._ending is None:
+                self._waiter, self._beginning = waiter, beginning
                 return
         except BaseException as problem:
             if not waiter.done():

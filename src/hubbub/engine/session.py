@@ -32,7 +32,6 @@ from .answers import LARGEST_ANSWER, Answers
 from .attempt import ATTEMPT, Attempt
 from .callback import ends_task
 from .connection import Connection
-from .handling import Handling
 from .hub import Hub
 from .membership import Memberships
 from .replay import Replay
@@ -50,7 +49,7 @@ LARGE = 65_536
 
 
 class Session:
-    """Reads a connection's messages one at a time, in order, and answers each."""
+    """Reads what a connection's messages ask for, and answers each."""
 
     __slots__ = (
         "_answers", "_authenticate", "_codec", "_connection", "_fresh", "_hub", "_max_depth", "_memberships",
@@ -79,8 +78,8 @@ class Session:
         self._fresh = True
         """Whether another session can still be taken up: nothing was done in this one."""
 
-    async def run(self) -> None:
-        """Welcome the client and serve its messages until the connection is closed."""
+    async def open(self) -> bool:
+        """Welcome the client; false if that can't be done now, and the connection closes."""
         connection = self._connection
         try:
             await self._hub.sessions.prepare()
@@ -88,15 +87,9 @@ class Session:
         except Unavailable as problem:
             connection.greet(Envelope("$error", data=self._failure(problem, None)))
             connection.start_close(CloseCode.TRY_AGAIN_LATER, "the broker can't be reached now")
-            return
+            return False
         connection.greet(Envelope("$welcome", data=self._welcome(inbox)))
-        try:
-            await Handling(connection, self._answer).run()
-        except ConnectionClosed:
-            if not connection.lost:
-                raise
-        finally:
-            ATTEMPT.set(None)
+        return True
 
     def _welcome(
         self,
@@ -120,7 +113,8 @@ class Session:
             refused=refused or {},
         )
 
-    async def _answer(self, message: str | bytes) -> None:
+    async def answer(self, message: str | bytes) -> None:
+        """Do what a message asks for, and answer it."""
         request: Incoming | None = None
         try:
             request = self._codec.read(message)
