@@ -23,7 +23,7 @@ class FakeTransport:
     settle = None
     pull = None
     pulling = False
-    context = None
+    served_by = None
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fake_transport import fake_connection
 from hubbub.engine.handling import Handling
+from hubbub.engine.transport import Served
 from hubbub.errors import ConnectionClosed
 
 pytestmark = pytest.mark.anyio
@@ -29,12 +30,12 @@ class Line:
         self.told: list[object] = []
         self.connection, self.transport = fake_connection()
         own = copy_context()
-        self.transport.context = own if context else None
         self.answer = lambda message: handle(self, message)
         self.task = asyncio.get_running_loop().create_task(self.handled(), context=own)
+        self.transport.served_by = Served(self.task, own) if context else None
 
-    def handled(self):
-        return Handling(self.connection, self).run()
+    async def handled(self) -> None:
+        await Handling(self.connection, self).run()
 
     async def call(self, *calls: Callable[[], object]) -> list[object]:
         """Have the event loop call; return what was told by then, before anything else ran."""
@@ -419,8 +420,8 @@ async def test_a_task_that_is_taken_apart_takes_the_handler_with_it():
     line.task.cancel()
     await line.waiting()
     own = copy_context()
-    line.transport.context = own
     line.task = asyncio.get_running_loop().create_task(line.handled(), context=own)
+    line.transport.served_by = Served(line.task, own)
     await line.come("a")
     await line.waiting()
     line.task.get_coro().close()

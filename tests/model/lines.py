@@ -30,7 +30,7 @@ class Line:
     settle = None
     pull = None
     pulling = False
-    context = None
+    served_by = None
 
     def __init__(self) -> None:
         self.arrived: deque[dict[str, Any] | Closed] = deque()

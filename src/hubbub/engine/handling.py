@@ -4,7 +4,6 @@ import asyncio
 import types
 from asyncio import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
-from contextvars import Context, ContextVar
 from typing import Protocol
 
 from .connection import Connection
@@ -27,22 +26,22 @@ class Handling:
     """
 
     # There is one for each idle connection, so it holds no methods of itself or of others.
-    __slots__ = ("_begun", "_connection", "_context", "_loop", "_session", "_task")
+    __slots__ = ("_begun", "_connection", "_served_by", "_session")
 
     def __init__(self, connection: Connection, session: Answering) -> None:
         self._connection = connection
         self._session = session
+        self._served_by = connection.transport.served_by
         self._begun: _Begun | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._task: asyncio.Task[object]
-        self._context: Context
 
     async def run(self) -> None:
         """Handle messages; raises :exc:`ConnectionClosed` once there will be no more."""
         connection, session = self._connection, self._session
         outbox, transport = connection.outbox, connection.transport
         settle, pull = transport.settle, transport.pull
-        beginning = self if self._may_begin(transport.context) else None
+        served = self._served_by
+        # A host's middleware may have begun a task of its own.
+        beginning = self if served is not None and served.task is asyncio.current_task() else None
         cancelled: asyncio.CancelledError | None = None
         while True:
             message = connection.take()
@@ -68,20 +67,16 @@ class Handling:
                 # Whoever does not read its answers is asked for no more questions.
                 await outbox.drained()
 
-    def _may_begin(self, context: Context | None) -> bool:
-        task = asyncio.current_task()
-        if task is None or context is None or not _is_current(context):
-            return False
-        self._loop, self._task, self._context = task.get_loop(), task, context
-        return True
-
     def begin(self, message: str | bytes) -> bool:
         """Handle a message until that has to wait; false if the task has to go on with it, or to wait."""
+        assert self._served_by is not None
+        task, context = self._served_by
+        loop = task.get_loop()
         answering = self._session.answer(message)
         # To whoever asks it is the task that runs (Python's documentation, "Extending").
-        _enter_task(self._loop, self._task)
+        _enter_task(loop, task)
         try:
-            awaited = self._context.run(answering.send, None)
+            awaited = context.run(answering.send, None)
         except StopIteration:
             outbox = self._connection.outbox
             if not outbox.queued:
@@ -89,7 +84,7 @@ class Handling:
                 outbox.queue()
             return not outbox.paused
         finally:
-            _leave_task(self._loop, self._task)
+            _leave_task(loop, task)
         self._begun = _Begun(answering, awaited)
         return False
 
@@ -137,16 +132,3 @@ class _Begun:
             pass
         finally:
             problem = thrown = awaited = None
-
-
-_MARK: ContextVar[object] = ContextVar("hubbub mark", default=None)
-
-
-def _is_current(context: Context) -> bool:
-    """Tell whether a context is the running one; a host's middleware may have begun a task of its own."""
-    mark = object()
-    token = _MARK.set(mark)
-    try:
-        return context.get(_MARK) is mark
-    finally:
-        _MARK.reset(token)

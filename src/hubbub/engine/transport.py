@@ -1,5 +1,6 @@
 """The ports between a line and the engine: what each side may ask of the other."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import NamedTuple, Protocol
@@ -14,6 +15,13 @@ class Ending(NamedTuple):
     received: tuple[int, str] | None = None
     sent: tuple[int, str] | None = None
     received_first: bool = False
+
+
+class Served(NamedTuple):
+    """The task that serves a line, and the context that it runs in."""
+
+    task: asyncio.Task[None]
+    context: Context
 
 
 class Transport(Writer, Protocol):
@@ -40,8 +48,8 @@ class Transport(Writer, Protocol):
         """Whether a task waits in :attr:`pull`."""
 
     @property
-    def context(self) -> Context | None:
-        """The context of the task that serves the line; None where another one tells what comes in."""
+    def served_by(self) -> Served | None:
+        """By what the line is served; None where another task tells the listener what comes in."""
 
     def accept(self, listener: "Listener", subprotocol: str | None) -> Awaitable[None]:
         """Finish the opening handshake; from now on `listener` is told what comes in."""

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
 
 from ..engine.outbox import Chunk, Framing
-from ..engine.transport import Ending, Listener
+from ..engine.transport import Ending, Listener, Served
 from ..protocol import frames
 from ..protocol.frames import Assembler, Deliver, read_messages
 from ..settings import Settings
@@ -44,7 +44,7 @@ class WebSocketProtocol(asyncio.Protocol):
     __slots__ = (
         "_assembler", "_backlog", "_compression", "_config", "_continuing", "_cut", "_discarding",
         "_handshake", "_listener", "_offset", "_open", "_reading", "_received", "_received_first", "_sent",
-        "_server_state", "_settings", "_socket", "_state", "_writable", "context", "framing", "opened",
+        "_server_state", "_settings", "_socket", "_state", "_writable", "framing", "opened", "served_by",
     )  # fmt: skip
 
     pings = True
@@ -72,7 +72,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._assembler: Assembler | None = None
         self._compression = False
         self.framing: Framing = frame
-        self.context: contextvars.Context | None = None
+        self.served_by: Served | None = None
         self._backlog = b""  # what was received and is still to be read, from this offset on
         self._offset = 0
         self._reading = True  # whether the listener takes messages
@@ -185,9 +185,10 @@ class WebSocketProtocol(asyncio.Protocol):
             "extensions": {"websocket.http.response": _NO_OPTIONS, EXTENSION: self},
         }
         loop = asyncio.get_running_loop()
-        self.context = contextvars.copy_context()
-        task = loop.create_task(self._run(scope, events), name=_TASK, context=self.context)
+        context = contextvars.copy_context()
+        task = loop.create_task(self._run(scope, events), name=_TASK, context=context)
         self._server_state.tasks.add(task)
+        self.served_by = Served(task, context)
 
     async def _run(self, scope: dict[str, object], events: Events) -> None:
         task = asyncio.current_task()
@@ -206,7 +207,7 @@ class WebSocketProtocol(asyncio.Protocol):
             logger.exception("error in the ASGI application")
         finally:
             self._server_state.tasks.discard(task)
-            self.context = None  # in which there may be the scope, and in that this object
+            self.served_by = None  # in its context there may be the scope, and in that this object
             if self._listener is events:
                 events.finish(failed)
 

@@ -101,7 +101,7 @@ class OverASGI:
     """
 
     pings = False
-    context = None
+    served_by = None
 
     def __init__(self, receive: Receive, send: Send, writers: Writers) -> None:
         self._receive = receive

@@ -51,7 +51,7 @@ class GRPCLine:
     pings = False
     """HTTP/2 has its own, which are gRPC's affair."""
     settle: Callable[[Outbox], Awaitable[None]] | None = None
-    context = None
+    served_by = None
 
     def __init__(
         self, context: "ServicerContext", read: Callable[["GRPCLine"], Awaitable[str | bytes | None]]

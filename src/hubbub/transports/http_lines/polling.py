@@ -48,7 +48,7 @@ class PollingTransport:
     settle = None
     pull = None
     pulling = False
-    context = None
+    served_by = None
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines

@@ -59,7 +59,7 @@ class NamespaceLine:
     settle = None
     pull = None
     pulling = False
-    context = None
+    served_by = None
 
     __slots__ = (
         "_client", "_ending", "_failure", "_held", "_held_size", "_listener", "_pid", "_recovery", "_resumes",
