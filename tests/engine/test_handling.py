@@ -67,6 +67,18 @@ class Line:
                 assert not self.task.done(), (self.task, self.told)
                 await asyncio.sleep(0)
 
+    async def cancelled(self, message: str, turns: int) -> None:
+        """Cancel the task so many turns after a message came in, and see it end by that."""
+        if turns:
+            await self.come(message)
+            for _ in range(turns - 1):
+                await asyncio.sleep(0)
+            self.task.cancel()
+        else:
+            await self.call(lambda: self.connection.received(message), self.task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
     async def end(self) -> None:
         """End the line, and see the task end by that."""
         self.transport.end()
@@ -183,15 +195,7 @@ async def test_a_cancellation_reaches_the_handler_at_any_time(turns):
             raise
 
     line = Line(handle)
-    if turns:
-        await line.come("a")
-        for _ in range(turns - 1):
-            await asyncio.sleep(0)
-        line.task.cancel()
-    else:
-        await line.call(lambda: line.connection.received("a"), line.task.cancel)
-    with pytest.raises(asyncio.CancelledError):
-        await line.task
+    await line.cancelled("a", turns)
     assert line.told == ["cancelled"]
 
 
@@ -204,15 +208,7 @@ async def test_a_cancellation_reaches_what_the_handler_waits_for(turns):
         await asyncio.gather(*inner)
 
     line = Line(handle)
-    if turns:
-        await line.come("a")
-        for _ in range(turns - 1):
-            await asyncio.sleep(0)
-        line.task.cancel()
-    else:
-        await line.call(lambda: line.connection.received("a"), line.task.cancel)
-    with pytest.raises(asyncio.CancelledError):
-        await line.task
+    await line.cancelled("a", turns)
     assert all(task.cancelled() for task in inner)
 
 
