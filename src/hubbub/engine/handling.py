@@ -123,11 +123,8 @@ class _Begun:
                         yield awaited
                     except BaseException as raised:
                         problem = raised
-                if problem is None:
-                    awaited = coroutine.send(None)
-                else:
-                    thrown, problem = problem, None
-                    awaited = coroutine.throw(thrown)
+                thrown, problem = problem, None
+                awaited = coroutine.send(None) if thrown is None else coroutine.throw(thrown)
         except StopIteration:
             pass
         finally:

@@ -54,11 +54,7 @@ class Outbox:
         self.chunks.append(chunk)
         self.size += size
         if not self.queued:
-            self.queued = True
-            flusher = self.flusher
-            if not flusher.waiting:
-                flusher.schedule()
-            flusher.waiting.append(self)
+            self.queue()
         elif self.size > self.limit:
             self.relieve()
 
