@@ -8,9 +8,7 @@ from benchmarks.peers import hubbub_server
 
 
 def command(port: int, compression: str) -> list[str]:
-    settings = [
-        f"HUBBUB_{name.replace('-', '_').upper()}={value}" for name, value in hubbub_server.LIMITS.items()
-    ]
+    settings = [f"{setting.variable}={value}" for setting, value in hubbub_server.LIMITS]
     return ["env", *settings, sys.executable, "-m", __name__, str(port), compression]
 
 

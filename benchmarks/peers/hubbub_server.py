@@ -6,16 +6,18 @@ from pathlib import Path
 
 from benchmarks.peers import Across, Echo, FanOut, Held, Line, Numbered, Peer, Rooms, Step, text
 from hubbub import Connection, Hubbub, Message, Room
+from hubbub.settings import describe
 
 WELCOME = Step(None, b'"$welcome"')
 SHORT = text(13)  # with its envelope as long as what a peer without one is sent
 
 
-LIMITS = {
-    "max-connections-per-address": "50000",
-    "max-message-rate": "1000000",
-    "max-message-burst": "1000000",
+_LIMITS = {
+    "max_connections_per_address": "50000",
+    "max_message_rate": "1000000",
+    "max_message_burst": "1000000",
 }
+LIMITS = [(setting, _LIMITS[setting.name]) for setting in describe() if setting.name in _LIMITS]
 """Settings that would end the load: it is one client that sends too much."""
 
 
@@ -24,7 +26,7 @@ def command(port: int, *options: str) -> list[str]:
         str(Path(sys.executable).with_name("hubbub")),
         *("serve", f"{__name__}:hub", "--host", "127.0.0.1", "--port", str(port)),
         *("--ping-interval", "3600"),  # no peer pings during a window
-        *(word for name, value in LIMITS.items() for word in (f"--{name}", value)),
+        *(word for setting, value in LIMITS for word in (setting.option, value)),
         *options,
     ]
 
