@@ -124,11 +124,12 @@ class Lines:
         return socket
 
     async def settle(self) -> None:
-        """Wait until the application has answered what has arrived."""
+        """Wait until the application has answered what has arrived, and that is written."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
             if not self._server.server_state.tasks:
-                return
+                break
+        await asyncio.sleep(0)
 
     async def disconnect(self, socket: Socket) -> None:
         """End a line, and see that nothing of it is left."""

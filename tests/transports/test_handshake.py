@@ -6,7 +6,7 @@ import anyio.to_thread
 import pytest
 
 from hubbub import Hubbub
-from hubbub.transports.handshake import Handshake, read_handshake, refusal
+from hubbub.transports.handshake import Handshake, Head, read_handshake, read_head, refusal
 from transports.raw import ACCEPT, FIN, KEY, PING, PONG, dial, masked, request, text
 
 ARRIVES_WITHIN = 10.0
@@ -167,10 +167,12 @@ def test_what_comes_before_the_answer_waits_for_it(serve):
 # The functions themselves
 
 
-def whole(target: str, *headers: str) -> bytes:
-    return request(
-        target, "upgrade: websocket", "connection: Upgrade",
-        f"sec-websocket-key: {KEY}", "sec-websocket-version: 13", *headers,
+def whole(target: str, *headers: str) -> Head:
+    return read_head(
+        request(
+            target, "upgrade: websocket", "connection: Upgrade",
+            f"sec-websocket-key: {KEY}", "sec-websocket-version: 13", *headers,
+        )
     )  # fmt: skip
 
 
@@ -216,7 +218,7 @@ def test_one_handshake_says_nothing_to_the_next():
 
 
 def test_a_refused_handshake_is_a_whole_response():
-    answer = read_handshake(request("/", "upgrade: websocket", "connection: Upgrade"))
+    answer = read_handshake(read_head(request("/", "upgrade: websocket", "connection: Upgrade")))
     assert isinstance(answer, bytes)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -224,7 +226,7 @@ def test_a_refused_handshake_is_a_whole_response():
 
 
 def test_a_handshake_is_refused_426_where_it_is_no_upgrade():
-    answer = read_handshake(request("/", "connection: keep-alive", f"sec-websocket-key: {KEY}"))
+    answer = read_handshake(read_head(request("/", "connection: keep-alive", f"sec-websocket-key: {KEY}")))
     assert isinstance(answer, bytes)
     assert answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
     assert b"\r\nUpgrade: websocket\r\n" in answer

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import select
+import socket
 import ssl
 import threading
 
@@ -107,6 +108,32 @@ def test_what_several_tasks_send_in_one_turn_is_one_write_for_each_connection(se
         with line:
             assert [line.message() for _ in range(10)] == [str(number) for number in range(10)]
     assert writes == [10, 10, 10]
+
+
+def test_the_answer_to_a_handshake_and_the_welcome_are_one_write(serve):
+    served = serve(Hubbub())
+    with dial(served, "/") as first:
+        first.message()  # with the first client, the hub reads what it signs tokens with
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(request("/"))
+        answer = client.recv(65_536)
+    head, _, frames = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b'"$welcome"' in frames
+
+
+def test_a_handshake_is_answered_while_a_login_waits(serve):
+    hub, asked, may_log_in = Hubbub(), threading.Event(), threading.Event()
+
+    @hub.authenticate
+    def authenticate(connection: Connection) -> None:
+        asked.set()
+        assert may_log_in.wait(ARRIVES_WITHIN)
+
+    with dial(serve(hub), "/") as line:
+        assert asked.wait(ARRIVES_WITHIN)
+        may_log_in.set()
+        assert '"$welcome"' in line.message()
 
 
 # Pings and time-outs

@@ -97,39 +97,52 @@ def _line(name: bytes, value: bytes) -> bytes:
     return name + b": " + value
 
 
-def _parted(line: bytes) -> tuple[bytes, bytes]:
-    name, _, value = line.partition(b": ")
+def _pair(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     return name, value
 
 
-_shared = functools.lru_cache(maxsize=256)(_parted)
+_shared = functools.lru_cache(maxsize=256)(_pair)
 """One object for all requests that have it, since headers are kept for as long as a connection lasts."""
 
-_ALIKE = (
-    b"accept-encoding: ", b"accept-language: ", b"cache-control: ", b"connection: ", b"host: ", b"origin: ",
-    b"pragma: ", b"sec-websocket-extensions: ", b"sec-websocket-protocol: ", b"sec-websocket-version: ",
-    b"upgrade: ", b"user-agent: ",
-)  # fmt: skip
+_ALIKE = frozenset((
+    b"accept-encoding", b"accept-language", b"cache-control", b"connection", b"host", b"origin", b"pragma",
+    b"sec-websocket-extensions", b"sec-websocket-protocol", b"sec-websocket-version", b"upgrade",
+    b"user-agent",
+))  # fmt: skip
 """Headers that many clients send alike. Those that tell who somebody is are not to be kept longer."""
 
 
-def read_handshake(data: bytes, compression: bool = False) -> Handshake | bytes:
-    """Return the handshake that a whole request is, or the HTTP response that refuses it.
+class Head(NamedTuple):
+    """A whole request, as an HTTP parser took it apart; the names of headers are in lower case."""
 
-    `data` is what an HTTP parser took apart and uvicorn put together again: one line for each header.
+    method: str
+    target: str
+    version: str
+    headers: Iterable[tuple[bytes, bytes]]
+
+
+def read_head(data: bytes) -> Head:
+    """Return the head that uvicorn put together again after its parser: one line for each header."""
+    first, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    method, target, version = first.decode("latin-1").split(" ", 2)
+    parted = (line.partition(b": ") for line in lines)
+    return Head(method, target, version, [(name, value) for name, _, value in parted])
+
+
+def read_handshake(head: Head, compression: bool = False) -> Handshake | bytes:
+    """Return the handshake that a request is, or the HTTP response that refuses it.
+
     `compression` says whether permessage-deflate may be agreed to.
     """
-    head, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    method, target, version = head.decode("latin-1").split(" ", 2)
     raw: RawHeaders = []
     headers = Headers()
-    for line in lines:
-        name, value = header = _shared(line) if line.startswith(_ALIKE) and len(line) < 512 else _parted(line)
-        raw.append(header)
-        headers[name.decode("latin-1")] = value.decode("latin-1")
-    request = Request(target, headers, method, version)
+    request = Request(head.target, headers, head.method, head.version)
     judge = _JUDGES[compression]
     try:
+        for header in head.headers:
+            name, value = header
+            raw.append(_shared(name, value) if name in _ALIKE and len(value) < 512 else header)
+            headers[name.decode("latin-1")] = value.decode("latin-1")
         accept, extensions, _ = judge.process_request(request)
     except InvalidHandshake as problem:
         return _refused(request, problem, compression).serialize()
@@ -137,7 +150,9 @@ def read_handshake(data: bytes, compression: bool = False) -> Handshake | bytes:
     offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
     # A list may have empty elements, which count for nothing (RFC 9110 section 5.6.1.2).
     subprotocols = [name.strip() for name in offered.split(",") if name.strip()]
-    return Handshake(target, raw, subprotocols, accept, extensions, agreed.window_bits if agreed else None)
+    return Handshake(
+        head.target, raw, subprotocols, accept, extensions, agreed.window_bits if agreed else None
+    )
 
 
 def _refused(request: Request, problem: InvalidHandshake, compression: bool) -> Response:

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from ..observe.log import fields, logger
 from ..settings import Settings
 from .admission import CROWDED, Deadlines, Places, Proxies, Refusal, Refusals, Waiting
+from .handshake import Head
 from .head import (
     HEADERS_TOO_LARGE,
     LATE,
@@ -21,6 +22,7 @@ from .head import (
     Refused,
     judge,
 )
+from .native import WebSocketProtocol
 from .streamed import STREAMED, Unframed, die_after
 
 MAX_PIPELINED = 32
@@ -342,10 +344,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _upgrade(self, rest: bytes) -> None:
         """Hand the socket over to the WebSocket's protocol, with what followed the head."""
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self.scope["headers"]:
-            head += [name, b": ", value, b"\r\n"]
-        head.append(b"\r\n")
+        method, headers = self.parser.get_method(), self.scope["headers"]
         protocol = self.ws_protocol_class(  # type: ignore[call-arg, misc]
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
@@ -356,7 +355,12 @@ class HTTPProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # they refer to each other
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
-        protocol.data_received(b"".join(head))
+        if isinstance(protocol, WebSocketProtocol):
+            head = Head(method.decode(), self.url.decode("latin-1"), "HTTP/1.1", headers)
+            protocol.begin(head, self.server, self.client, self.scheme == "https")
+        else:
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            protocol.data_received(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, b"".join(lines)))
         if rest and not self.transport.is_closing():
             protocol.data_received(rest)
 

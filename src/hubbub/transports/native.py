@@ -26,7 +26,7 @@ from ..protocol.frames import Assembler, Deliver, read_messages
 from ..settings import Settings
 from .events import Events
 from .framing import compressed, frame
-from .handshake import Handshake, read_handshake, refusal
+from .handshake import Handshake, Head, read_handshake, read_head, refusal
 from .keepalive import keepalive_of
 
 EXTENSION = "hubbub"
@@ -43,8 +43,9 @@ class WebSocketProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_assembler", "_backlog", "_compression", "_config", "_continuing", "_cut", "_discarding",
-        "_handshake", "_listener", "_offset", "_open", "_reading", "_received", "_received_first", "_sent",
-        "_server_state", "_settings", "_socket", "_state", "_writable", "framing", "opened", "served_by",
+        "_handshake", "_listener", "_offset", "_open", "_reading", "_received", "_received_first",
+        "_response", "_sent", "_server_state", "_settings", "_socket", "_state", "_writable", "framing",
+        "opened", "served_by",
     )  # fmt: skip
 
     pings = True
@@ -68,6 +69,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.opened = 0.0
         """Since when the client has been connecting, in the event loop's time; 0 if that is not known."""
         self._handshake: Handshake | None = None
+        self._response = b""  # the answer to the handshake, until it is sent
         self._listener: Listener | None = None
         self._assembler: Assembler | None = None
         self._compression = False
@@ -105,8 +107,9 @@ class WebSocketProtocol(asyncio.Protocol):
             self._read(data, position)
         elif self._discarding:
             pass  # it was refused, and has yet to read so
-        elif self._handshake is None and not self._open:
-            self._begin(data)
+        elif self._listener is None:
+            socket = self._socket
+            self.begin(read_head(data), get_local_addr(socket), get_remote_addr(socket), is_ssl(socket))
         else:
             # The client did not wait for the answer to its handshake, or the loop had this already when
             # reading was paused. It is kept, the rest stays in the socket.
@@ -132,7 +135,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._open = False
         self._server_state.connections.discard(self)
         self._assembler = None
-        self._backlog = b""
+        self._backlog = self._response = b""
         if self._cut is not None:
             self._cut.cancel()
         self._tell_end()
@@ -152,8 +155,15 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # The opening handshake
 
-    def _begin(self, data: bytes) -> None:
-        handshake = read_handshake(data, self._settings.compression)
+    def begin(
+        self,
+        head: Head,
+        server: tuple[str, int | None] | None,
+        client: tuple[str, int] | None,
+        secure: bool,
+    ) -> None:
+        """Run the application for a request: `server` and `client` are the addresses, and `secure` is TLS."""
+        handshake = read_handshake(head, self._settings.compression)
         if isinstance(handshake, bytes):
             self._socket.write(handshake)
             if self._half_close():
@@ -172,9 +182,9 @@ class WebSocketProtocol(asyncio.Protocol):
             "type": "websocket",
             "asgi": _asgi(config.asgi_version),
             "http_version": "1.1",
-            "scheme": "wss" if is_ssl(self._socket) else "ws",
-            "server": _shared(get_local_addr(self._socket)),
-            "client": get_remote_addr(self._socket),
+            "scheme": "wss" if secure else "ws",
+            "server": _shared(server),
+            "client": client,
             "root_path": root_path,
             "path": root_path + handshake.path,
             "raw_path": (root_path + handshake.raw_path).encode("latin-1"),
@@ -222,14 +232,21 @@ class WebSocketProtocol(asyncio.Protocol):
         self.open(subprotocol, ())
 
     def open(self, subprotocol: str | None, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Finish the handshake; what the client may have sent already is read."""
+        """Finish the handshake, in this turn of the event loop; then what the client sent already is read."""
         assert self._handshake is not None
-        response = self._handshake.response(subprotocol, headers, self._server_state.default_headers)
-        self._socket.write(response)
-        self._open = True
+        self._response = self._handshake.response(subprotocol, headers, self._server_state.default_headers)
         self._handshake = None
         self.opened = 0.0
-        self.resume_reading()
+        # A welcome mostly follows in the same turn: one write for both wakes the client once.
+        asyncio.get_running_loop().call_soon(self._respond)
+
+    def _respond(self, chunks: Sequence[Chunk] = ()) -> None:
+        """Send the answer to the handshake, unless that is done, and the first messages right behind it."""
+        response, self._response = self._response, b""
+        if response:
+            self._open = True
+            self._socket.write(b"".join((response, *chunks)))  # type: ignore[arg-type]
+            self.resume_reading()
 
     def refuse(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake with an HTTP response and close."""
@@ -349,9 +366,12 @@ class WebSocketProtocol(asyncio.Protocol):
         """Write whole frames in one go."""
         if self._open and self._sent is None:
             self._socket.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))  # type: ignore[arg-type]
+        elif self._response:
+            self._respond(chunks)
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame; the socket is closed when the client's arrives."""
+        self._respond()
         if not self._open:
             self._socket.close()
         elif self._sent is None:
