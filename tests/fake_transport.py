@@ -20,9 +20,7 @@ class FakeTransport:
 
     framing = staticmethod(framing)
     pings = True
-    settle = None
-    pull = None
-    pulling = False
+    driven = None
     served_by = None
 
     def __init__(self) -> None:

@@ -120,7 +120,7 @@ class Clock:
         """Have so many messages come in; tell whether all were let in."""
         for _ in range(count):
             self.connection.received("x")
-            self.connection._inbox.clear()
+            self.connection.inbox.clear()
         return self.line.closed_with is None
 
 

@@ -27,9 +27,7 @@ LOST = Closed(1006, "")
 class Line:
     """One connection. `arrived` is on its way to the client, `sent` to the server."""
 
-    settle = None
-    pull = None
-    pulling = False
+    driven = None
     served_by = None
 
     def __init__(self) -> None:

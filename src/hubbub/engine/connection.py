@@ -337,7 +337,7 @@ class Connection(Receiving):
 
     def replaced(self) -> None:
         """Take that the session goes on on another connection; what waits here comes there again."""
-        self._inbox.clear()
+        self.inbox.clear()
         self._inbox_bytes = 0
         if self.on_lost is not None:
             self.on_lost()
@@ -365,7 +365,7 @@ class Connection(Receiving):
 
     def shut_down(self) -> None:
         """Leave: the server stops. A message that is being handled is finished first, and those behind it."""
-        if self.form is None or (self._waits and not self._inbox):
+        if self.form is None or (self._waits and not self.inbox):
             self.start_close(CloseCode.SERVICE_RESTART, "the server restarts")
         elif not self.closing:
             self._leaving = True

@@ -1,12 +1,14 @@
 """Handling a connection's messages, one at a time and in order: as they come in, or in its task."""
 
 import asyncio
-import types
 from asyncio import _enter_task, _leave_task
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine
 from typing import Protocol
 
+from .begun import DONE, Begun, begin
 from .connection import Connection
+from .outbox import Outbox
+from .transport import Driven
 
 
 class Answering(Protocol):
@@ -32,100 +34,91 @@ class Handling:
         self._connection = connection
         self._session = session
         self._served_by = connection.transport.served_by
-        self._begun: _Begun | None = None
+        self._begun: Begun | None = None
 
     async def run(self) -> None:
         """Handle messages; raises :exc:`ConnectionClosed` once there will be no more."""
         connection, session = self._connection, self._session
-        outbox, transport = connection.outbox, connection.transport
-        settle, pull = transport.settle, transport.pull
+        inbox, outbox, driven = connection.inbox, connection.outbox, connection.transport.driven
         served = self._served_by
         # A host's middleware may have begun a task of its own.
         beginning = self if served is not None and served.task is asyncio.current_task() else None
         cancelled: asyncio.CancelledError | None = None
         while True:
-            message = connection.take()
-            if message is None:
-                if pull is not None and await pull():
+            message = connection.take() if inbox else None
+            if message is None and driven is not None:
+                message = await driven.pull()
+                if message is None:
+                    message = connection.take()
+                elif not connection.counts():
                     continue
+            if message is None:
+                arrival = connection.arrival(beginning)
+                if driven is not None:
+                    driven.busy()
                 try:
-                    message = await connection.arrival(beginning)
+                    message = await arrival
                 except asyncio.CancelledError as problem:
                     if self._begun is None:
                         raise
                     cancelled = problem  # it is for what was begun
+                del arrival
             if message is not None:
-                await session.answer(message)
+                if driven is None:
+                    await session.answer(message)
+                else:
+                    rest = self._answer(driven, message)
+                    if rest is not None:
+                        driven.busy()
+                        await rest
+                    del rest
                 del message  # nothing of it is kept while the next one is waited for
             elif self._begun is not None:
                 finishing, self._begun, cancelled = self._begun.finish(cancelled), None, None
                 await finishing
                 del finishing
-            if settle is not None and outbox.queued:
-                await settle(outbox)
             if outbox.paused:
                 # Whoever does not read its answers is asked for no more questions.
+                if driven is not None:
+                    driven.busy()
                 await outbox.drained()
+
+    def _answer(self, driven: Driven, message: str | bytes) -> Awaitable[None] | None:
+        """Answer a message and write that, as far as nothing has to be waited for; return what goes on."""
+        outbox = self._connection.outbox
+        outbox.queued = True  # it is settled below, which saves a callback in each turn
+        rest = begin(self._session.answer(message))
+        if rest is None:
+            return driven.settle(outbox)
+        outbox.queued = outbox.paused
+        if outbox.chunks and not outbox.queued:
+            outbox.queue()
+        return _finish(rest, driven, outbox)
 
     def begin(self, message: str | bytes) -> bool:
         """Handle a message until that has to wait; false if the task has to go on with it, or to wait."""
         assert self._served_by is not None
         task, context = self._served_by
         loop = task.get_loop()
-        answering = self._session.answer(message)
+        steps = self._session.answer(message).__await__()
         # To whoever asks it is the task that runs (Python's documentation, "Extending").
         _enter_task(loop, task)
         try:
-            awaited = context.run(answering.send, None)
-        except StopIteration:
-            outbox = self._connection.outbox
-            if not outbox.queued:
-                # So the next one of this turn is for the task, and nobody else is held up by more than one.
-                outbox.queue()
-            return not outbox.paused
+            awaited = context.run(next, steps, DONE)
         finally:
             _leave_task(loop, task)
-        self._begun = _Begun(answering, awaited)
-        return False
+        if awaited is not DONE:
+            self._begun = Begun(steps, awaited)
+            return False
+        outbox = self._connection.outbox
+        if not outbox.queued:
+            # So the next one of this turn is for the task, and nobody else is held up by more than one.
+            outbox.queue()
+        return not outbox.paused
 
 
-class _Begun:
-    """A coroutine that has begun outside of its task, and what it waits for."""
-
-    __slots__ = ("_awaited", "_coroutine")
-
-    def __init__(self, coroutine: Coroutine[object, object, None], awaited: object) -> None:
-        self._coroutine = coroutine
-        self._awaited = awaited
-        if asyncio.isfuture(awaited):
-            # A task unsets it as it takes the future; until it does, nobody else could await that.
-            awaited._asyncio_future_blocking = False
-
-    @types.coroutine
-    def finish(self, cancelled: asyncio.CancelledError | None) -> Generator[object, None, None]:
-        """Run it to its end in the caller's task, which was `cancelled` before it came to that, if it was.
-
-        Python lets nobody await a coroutine that waits already, so it is taken on step by step, as a task is.
-        """
-        coroutine, awaited = self._coroutine, self._awaited
-        problem: BaseException | None = cancelled
-        thrown: BaseException | None = None
-        # Nothing is kept for as long as the coroutine runs, nor by a traceback that leads back to here.
-        del self._coroutine, self._awaited, cancelled
-        try:
-            if problem is not None and asyncio.isfuture(awaited) and awaited.cancel(*problem.args[:1]):
-                problem = None  # it will be raised by what is awaited
-            while True:
-                if problem is None:
-                    if asyncio.isfuture(awaited):
-                        awaited._asyncio_future_blocking = True
-                    try:
-                        yield awaited
-                    except BaseException as raised:
-                        problem = raised
-                thrown, problem = problem, None
-                awaited = coroutine.send(None) if thrown is None else coroutine.throw(thrown)
-        except StopIteration:
-            pass
-        finally:
-            problem = thrown = awaited = None
+async def _finish(answering: Awaitable[None], driven: Driven, outbox: Outbox) -> None:
+    await answering
+    rest = driven.settle(outbox)
+    if rest is not None:
+        await rest

@@ -106,18 +106,20 @@ class Outbox:
         """Write what waits, unless the transport takes no more."""
         if not self.paused:
             self.queued = False
-            self._write()
+            if self.chunks:
+                chunks, self.chunks, self.size = self.chunks, [], 0
+                self.written += len(chunks)
+                self.writer.write(chunks)
 
     def write_all(self) -> None:
         """Write what waits even where the transport would rather take no more, as before a close."""
         self._release()
-        self._write()
-
-    def _write(self) -> None:
-        if self.chunks:
-            chunks, self.chunks, self.size = self.chunks, [], 0
-            self.written += len(chunks)
-            self.writer.write(chunks)
+        if self.paused:
+            self.paused = False
+            self.flush()
+            self.paused = self.queued = True
+        else:
+            self.flush()
 
     def _release(self) -> None:
         # What is held is held while paused only, so that a flush needn't look for it.

@@ -30,8 +30,8 @@ class Receiving:
     """
 
     __slots__ = (
-        "_beginning", "_closed", "_ending", "_inbox", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
-        "_max_inbox_bytes", "_reading", "_waiter", "allowed", "closing", "messages_in", "transport",
+        "_beginning", "_closed", "_ending", "_inbox_bytes", "_leaving", "_loop", "_max_inbox",
+        "_max_inbox_bytes", "_reading", "_waiter", "allowed", "closing", "inbox", "messages_in", "transport",
     )  # fmt: skip
 
     outbox: Outbox
@@ -43,7 +43,8 @@ class Receiving:
         """Up to how many `messages_in` the client may come; the sweep raises it as time passes."""
         self.closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: list[str | bytes] = []
+        self.inbox: list[str | bytes] = []
+        """What came in and waits; to be taken by :meth:`take` only."""
         self._inbox_bytes = 0
         """Bytes in the inbox behind its first message, which mostly is the only one."""
         self._max_inbox = settings.max_inbox
@@ -111,7 +112,7 @@ class Receiving:
 
     def take(self) -> str | bytes | None:
         """Return the next message if there is one."""
-        inbox = self._inbox
+        inbox = self.inbox
         if not inbox:
             return None
         message = inbox.pop(0)
@@ -123,7 +124,7 @@ class Receiving:
         return message
 
     def _put_back(self, message: str | bytes | None) -> None:
-        inbox, waiter = self._inbox, self._waiter
+        inbox, waiter = self.inbox, self._waiter
         if message is None:
             return
         if waiter is not None and not waiter.done():
@@ -159,12 +160,15 @@ class Receiving:
     @property
     def _waits(self) -> bool:
         """Whether a task waits for a message."""
-        return self.transport.pulling or (self._waiter is not None and not self._waiter.done())
+        driven = self.transport.driven
+        return (driven is not None and driven.pulling) or (
+            self._waiter is not None and not self._waiter.done()
+        )
 
     @property
     def _has_room(self) -> bool:
         # Not as soon as one has gone, so that the line isn't stopped and started with each message.
-        return len(self._inbox) * 2 <= self._max_inbox and self._inbox_bytes * 2 <= self._max_inbox_bytes
+        return len(self.inbox) * 2 <= self._max_inbox and self._inbox_bytes * 2 <= self._max_inbox_bytes
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Yield messages until the connection is closed without error (RFC 6455: 1000 or 1001)."""
@@ -202,7 +206,7 @@ class Receiving:
                     return self._reading
                 waiter.set_result(message)
                 return True
-        inbox = self._inbox
+        inbox = self.inbox
         if inbox:
             self._inbox_bytes += _size_of(message)
         inbox.append(message)
@@ -225,6 +229,14 @@ class Receiving:
                 raise  # the handler has cancelled its task, and then failed
         if not waiter.done():
             waiter.set_result(None)
+
+    def counts(self) -> bool:
+        """Count a message that its task has received by itself; false if it is one too many."""
+        self.messages_in += 1
+        if self.messages_in > self.allowed:
+            self._sent_too_many()
+            return False
+        return True
 
     def _sent_too_many(self) -> None:
         self.start_close(CloseCode.TOO_MANY_MESSAGES, "too many messages")

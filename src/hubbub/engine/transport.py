@@ -1,7 +1,7 @@
 """The ports between a line and the engine: what each side may ask of the other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextvars import Context
 from typing import NamedTuple, Protocol
 
@@ -24,6 +24,23 @@ class Served(NamedTuple):
     context: Context
 
 
+class Driven(Protocol):
+    """A line at which the session's own task receives and sends, since both may have to be waited for."""
+
+    @property
+    def pulling(self) -> bool:
+        """Whether the task waits in :meth:`pull`."""
+
+    def pull(self) -> Awaitable[str | bytes | None]:
+        """Receive a message; None where none comes in this way now: it may have been told the listener."""
+
+    def settle(self, outbox: Outbox) -> Awaitable[None] | None:
+        """Write what waits in an outbox; return what is left to be awaited, None if it is done."""
+
+    def busy(self) -> None:
+        """Take that the task waits for something else: what comes in meanwhile is told the listener."""
+
+
 class Transport(Writer, Protocol):
     """A client's line, as the engine sees it."""
 
@@ -36,16 +53,8 @@ class Transport(Writer, Protocol):
         """Whether :meth:`ping` asks the client for a sign of life."""
 
     @property
-    def settle(self) -> Callable[[Outbox], Awaitable[None]] | None:
-        """Writes what waits in an outbox in the caller's task; None where writing takes no task."""
-
-    @property
-    def pull(self) -> Callable[[], Awaitable[bool]] | None:
-        """Receives a message in the caller's task, or says it can't; None where receiving takes no task."""
-
-    @property
-    def pulling(self) -> bool:
-        """Whether a task waits in :attr:`pull`."""
+    def driven(self) -> "Driven | None":
+        """What the session's task does for the line; None where that takes no task, or has one of its own."""
 
     @property
     def served_by(self) -> Served | None:

@@ -1,7 +1,7 @@
 """WebSockets through plain ASGI events, under any server (ASGI specification, WebSocket, version 2.4)."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.types import Message, Receive, Send
@@ -54,14 +54,11 @@ class ASGITransport(OverASGI):
         writers: Writers,
         beneath: Beneath | None = None,
     ) -> None:
-        super().__init__(receive, send, writers)
-        self._readers = readers
+        super().__init__(receive, send, readers, writers)
         self._beneath = beneath
         self._left = False
         """Whether the close was begun with: only what waits for its end receives."""
-        self._puller: asyncio.Task[object] | None = None
         self._pulled = 0
-        self._reader: asyncio.Task[None] | None = None
         self._may_read = asyncio.Event()
         self._may_read.set()
 
@@ -86,37 +83,30 @@ class ASGITransport(OverASGI):
         if listener is not None and self._puller is None and self._reader is None and not self._left:
             self._reader = asyncio.create_task(self._read(listener), name="hubbub: read")
 
-    @property
-    def pulling(self) -> bool:
-        """Whether the session waits in :meth:`pull`."""
-        return self._puller is not None
-
-    async def pull(self) -> bool:
-        """Receive a message in the caller's task; false if there is a task for that, or the line is gone."""
+    async def pull(self) -> str | bytes | None:
+        """Receive a message in the caller's task; None if there is a task for that, or the line is gone."""
         listener = self._listener
         if self._reader is not None or listener is None or self._left or not self._may_read.is_set():
-            return False
+            return None
         self._pulled += 1
         task = self._puller = self._task
         try:
             if self._pulled % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            message = await self._receive()
+            event = await self._receive()
         except asyncio.CancelledError:
             # The line was closed or ended from here; the caller has yet to leave.
             if not self._leaving() or task is None or task.uncancel():
                 raise
-            return False
+            return None
         except Exception:
             self._not_received()
-            return False
+            return None
         finally:
             self._puller = None
-        self._take(listener, message)
-        self._readers.add(self)
-        return True
+        return self._message(listener, event)
 
-    def _events(self, chunks: list[Chunk]) -> Iterable[Message]:
+    def _events(self, chunks: list[Chunk]) -> Sequence[Message]:
         return chunks  # type: ignore[return-value]  # as `event` made them
 
     async def _send_close(self, code: int, reason: str) -> None:
@@ -172,7 +162,9 @@ class ASGITransport(OverASGI):
             while True:
                 if not self._may_read.is_set():
                     await self._may_read.wait()
-                self._take(listener, await self._receive())
+                message = self._message(listener, await self._receive())
+                if message is not None:
+                    listener.received(message)
                 if self._listener is None:
                     return
         except asyncio.CancelledError:
@@ -186,14 +178,15 @@ class ASGITransport(OverASGI):
         logger.exception("error", extra=fields(during="receiving from the ASGI server"))
         self._end(Ending(sent=self._close))
 
-    def _take(self, listener: Listener, message: Message) -> None:
-        if message["type"] == "websocket.disconnect":
-            self._end(_ending(message, self._close))
-            return
+    def _message(self, listener: Listener, event: Message) -> str | bytes | None:
+        """Return the message that an event brings; None if it brings another, or nothing counts any more."""
+        if event["type"] == "websocket.disconnect":
+            self._end(_ending(event, self._close))
+            return None
         if self._close is not None:
-            return
-        text = message.get("text")
-        data: str | bytes = message.get("bytes") or b"" if text is None else text
+            return None
+        text = event.get("text")
+        data: str | bytes = event.get("bytes") or b"" if text is None else text
         # Bytes of a text are at least its characters; only where these may be too many is it encoded.
         size = len(data)
         if isinstance(data, str) and size <= listener.max_message < size * 4:
@@ -201,11 +194,8 @@ class ASGITransport(OverASGI):
         if size > listener.max_message:
             listener.failing()
             self.close(CloseCode.MESSAGE_TOO_BIG, f"over the size limit of {listener.max_message} bytes")
-        else:
-            listener.received(data)
-
-    def _tasks(self) -> tuple[asyncio.Task[object] | None, ...]:
-        return self._puller, self._reader, self._writer
+            return None
+        return data
 
 
 def _ending(message: Message, sent: tuple[int, str] | None) -> Ending:

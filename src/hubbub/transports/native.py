@@ -49,9 +49,7 @@ class WebSocketProtocol(asyncio.Protocol):
     )  # fmt: skip
 
     pings = True
-    settle = None
-    pull = None
-    pulling = False
+    driven = None
 
     def __init__(
         self,

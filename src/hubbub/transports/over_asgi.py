@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Generator, Iterable
+from collections.abc import Awaitable, Sequence
+from types import CoroutineType
 from typing import Protocol
 
 from starlette.types import Message, Receive, Send
 
+from ..engine.begun import begin
 from ..engine.outbox import Chunk, Outbox
-from ..engine.transport import Ending, Listener
+from ..engine.transport import Driven, Ending, Listener
 from ..observe.log import fields, logger
 
 GONE = (OSError, RuntimeError)
@@ -42,17 +44,6 @@ class Read(Protocol):
 
     def read_on(self) -> None:
         """Read in a task, if the session does not."""
-
-
-class _Nothing:
-    """What is done as soon as it is awaited."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-_NOTHING = _Nothing()
 
 
 class Writers:
@@ -94,7 +85,7 @@ class Writers:
 
 
 class OverASGI:
-    """The writing half of a client's line behind `receive` and `send`.
+    """A client's line behind `receive` and `send`.
 
     What there is to write, and :meth:`settle` does not, is written by a task that lines share. A transport
     says what its events look like, and how it takes in what comes.
@@ -103,10 +94,10 @@ class OverASGI:
     pings = False
     served_by = None
 
-    def __init__(self, receive: Receive, send: Send, writers: Writers) -> None:
+    def __init__(self, receive: Receive, send: Send, readers: Readers, writers: Writers) -> None:
         self._receive = receive
         self._send = send
-        self._writers = writers
+        self._readers, self._writers = readers, writers
         self._listener: Listener | None = None
         self._waiting: list[Chunk] = []
         self._settling = False
@@ -116,11 +107,23 @@ class OverASGI:
         self._close: tuple[int, str] | None = None
         self._task: asyncio.Task[object] | None = None
         """The session's, known from :meth:`accept` on: to ask for it each time is dear."""
+        self._puller: asyncio.Task[object] | None = None
+        """The same while it waits in :meth:`pull`."""
+        self._reader: asyncio.Task[None] | None = None
+        """Who receives in its place."""
         self._writer: asyncio.Task[object] | None = None
 
     # What a transport says
 
-    def _events(self, chunks: list[Chunk]) -> Iterable[Message]:
+    async def pull(self) -> str | bytes | None:
+        """Receive a message in the session's task (:meth:`.engine.transport.Driven.pull`)."""
+        raise NotImplementedError
+
+    def read_on(self) -> None:
+        """Have a task receive if the session does not."""
+        raise NotImplementedError
+
+    def _events(self, chunks: list[Chunk]) -> Sequence[Message]:
         """Return the events that send whole messages, in order."""
         raise NotImplementedError
 
@@ -130,9 +133,19 @@ class OverASGI:
 
     def _tasks(self) -> tuple[asyncio.Task[object] | None, ...]:
         """Return the tasks that have to go when the line ends."""
-        return (self._writer,)
+        return self._puller, self._reader, self._writer
 
     # What the engine calls
+
+    @property
+    def pulling(self) -> bool:
+        """Whether the session waits in :meth:`pull`."""
+        return self._puller is not None
+
+    def busy(self) -> None:
+        """Have a task receive if the session is busy for longer than this turn of the event loop."""
+        if self._reader is None:
+            self._readers.add(self)
 
     def write(self, chunks: list[Chunk]) -> None:
         """Write whole messages, in order; until they are written, no more are wanted."""
@@ -149,22 +162,47 @@ class OverASGI:
             self._paused = True
             self._listener.pause_writing()
 
-    def settle(self, outbox: Outbox) -> Awaitable[None]:
+    @property
+    def driven(self) -> Driven:
+        """Itself: the session's task receives and sends."""
+        return self
+
+    def settle(self, outbox: Outbox) -> Awaitable[None] | None:
         """Write what waits in an outbox in the session's task, which saves a task for each answer."""
-        if self._writing:
-            return _NOTHING
-        self._settling = True
+        self._settling = not self._writing
         outbox.flush()
         self._settling = False
-        if not self._waiting:
-            return _NOTHING
+        if self._writing or not self._waiting:
+            return None
         self._writing = True
-        return self.write_waiting(self._task)
+        events = self._events(self._waiting)
+        if len(events) > 1:
+            return begin(self.write_waiting(self._task))
+        self._waiting = []
+        sending = self._send(events[0])
+        if not isinstance(sending, CoroutineType):  # Granian's can't be begun with, only awaited
+            return self.write_waiting(self._task, sending)
+        # As nearly always: a coroutine of its own around the server's would be the dearest part of it.
+        try:
+            rest = begin(sending)
+        except BaseException as problem:
+            self._writing = False
+            if not self._ended_by(problem, self._task):
+                raise
+            return None
+        if rest is not None or self._waiting or self._close is not None:
+            return self.write_waiting(self._task, rest)
+        self._writing = False
+        return None
 
-    async def write_waiting(self, task: asyncio.Task[object] | None) -> None:
-        """Write what waits in `task`, the caller's."""
+    async def write_waiting(
+        self, task: asyncio.Task[object] | None, begun: Awaitable[None] | None = None
+    ) -> None:
+        """Write what waits in `task`, the caller's, behind what has `begun`."""
         self._writer = task
         try:
+            if begun is not None:
+                await begun
             while self._waiting:
                 chunks, self._waiting = self._waiting, []
                 for event in self._events(chunks):
@@ -174,23 +212,28 @@ class OverASGI:
                     self._listener.resume_writing()
             if self._close is not None and self._listener is not None:
                 await self._leave(self._listener, *self._close)
-        except asyncio.CancelledError:
-            if self._listener is not None:
-                # A message is lost, so nothing may follow it.
-                self._end(Ending(sent=self._close))
-                if task is None or task.cancelling():
-                    raise
-            elif task is None or task.uncancel():
-                # Otherwise the line was ended from here; the caller has yet to leave.
+        except BaseException as problem:
+            if not self._ended_by(problem, task):
                 raise
-        except GONE:
-            self._end(Ending(sent=self._close))
-        except Exception:
-            logger.exception("error", extra=fields(during="sending to the ASGI server"))
-            self._end(Ending(sent=self._close))
         finally:
             self._writer = None
             self._writing = False
+
+    def _ended_by(self, problem: BaseException, task: asyncio.Task[object] | None) -> bool:
+        """End the line by what came of sending in `task`; false if that has to be raised."""
+        if isinstance(problem, asyncio.CancelledError):
+            if self._listener is not None:
+                # A message is lost, so nothing may follow it.
+                self._end(Ending(sent=self._close))
+                return task is not None and not task.cancelling()
+            # Otherwise the line was ended from here; the caller has yet to leave.
+            return task is not None and not task.uncancel()
+        if not isinstance(problem, Exception):
+            return False
+        if not isinstance(problem, GONE):
+            logger.exception("error", extra=fields(during="sending to the ASGI server"))
+        self._end(Ending(sent=self._close))
+        return True
 
     async def _leave(self, listener: Listener, code: int, reason: str) -> None:  # noqa: ARG002
         """Send the last that is sent, and end."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from grpc.aio import BaseError
 
 from ...engine.outbox import Chunk, Outbox
-from ...engine.transport import Ending, Listener
+from ...engine.transport import Driven, Ending, Listener
 from ...observe.log import fields, logger
 from ...protocol.codes import CloseCode
 from ...protocol.envelope import VERSION
@@ -50,7 +50,6 @@ class GRPCLine:
     framing = staticmethod(framing)
     pings = False
     """HTTP/2 has its own, which are gRPC's affair."""
-    settle: Callable[[Outbox], Awaitable[None]] | None = None
     served_by = None
 
     def __init__(
@@ -96,40 +95,51 @@ class GRPCLine:
             self.abort()
 
     @property
+    def driven(self) -> Driven:
+        """Itself: the session's task receives."""
+        return self
+
+    @property
     def pulling(self) -> bool:
         """Whether the session waits in :meth:`pull`."""
         return self._puller is not None
 
-    async def pull(self) -> bool:
-        """Receive a message in the caller's task; false if none may come now, or ever."""
+    async def pull(self) -> str | bytes | None:
+        """Receive a message in the caller's task; None if none may come now, or ever."""
         listener = self._listener
         if listener is None or not self._may_read or self._close is not None:
-            return False
+            return None
         task = self._puller = asyncio.current_task()
         try:
             message = await self._read(self)
             if self._listener is None:
-                return False
+                return None
             if message is None:
                 self._half_closed = True
                 # What it sent is answered: the session has nothing more to do.
                 listener.shut_down()
-                return False
+                return None
         except asyncio.CancelledError:
             if self._listener is not None or task is None or task.uncancel():
                 raise
             # The line was ended from here; the caller has yet to leave.
-            return False
+            return None
         except GONE:
             self.abort()
-            return False
+            return None
         except Exception:
             self._failed("receiving over gRPC")
-            return False
+            return None
         finally:
             self._puller = None
-        self._take(listener, message)
-        return True
+        return self._message(listener, message)
+
+    def settle(self, outbox: Outbox) -> None:
+        """Have the task for that write what waits in an outbox."""
+        outbox.flush()
+
+    def busy(self) -> None:
+        """Do nothing: the call's own task sees its end, and what the client says waits there."""
 
     def write(self, chunks: list[Chunk]) -> None:
         """Write whole messages, in order."""
@@ -173,25 +183,26 @@ class GRPCLine:
 
     # Inside
 
-    def _take(self, listener: Listener, message: str | bytes) -> None:
+    def _message(self, listener: Listener, message: str | bytes) -> str | None:
+        """Return a message as JSON; None if it ends the line."""
         if isinstance(message, bytes):
             # It is never longer than the same in JSON.
             if len(message) > listener.max_message:
                 self._too_big(listener)
-                return
+                return None
             try:
                 message = envelope_of(message)
             except (UNREADABLE_PROTOBUF, UnicodeDecodeError):
                 listener.failing()
                 self.close(CloseCode.INVALID_DATA, "a message is no protobuf, or has other text than UTF-8")
-                return
+                return None
         size = len(message)
         if size <= listener.max_message < size * 4:
             size = len(message.encode())
         if size > listener.max_message:
             self._too_big(listener)
-        else:
-            listener.received(message)
+            return None
+        return message
 
     def _too_big(self, listener: Listener) -> None:
         listener.failing()

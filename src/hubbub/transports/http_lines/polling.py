@@ -45,9 +45,7 @@ class PollingTransport:
 
     framing = staticmethod(message)
     pings = True
-    settle = None
-    pull = None
-    pulling = False
+    driven = None
     served_by = None
 
     def __init__(self, lines: Lines) -> None:

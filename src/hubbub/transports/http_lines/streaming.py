@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -119,20 +119,17 @@ class Stream(OverASGI):
         connection: Streamed | None = None,
     ) -> None:
         """`connection` is the request's, where its server offers it."""
-        super().__init__(receive, send, writers)
+        super().__init__(receive, send, readers, writers)
         self._form = form
         self._headers: Headers | None = headers
         self._lines = lines
         self._token = ""
-        self._readers = readers
         self._connection = connection
         self._posts = Posts(self._deliver)
         self._opening = Opening(rooms, bookmark, self._say) if rooms or bookmark is not None else None
         self._to_say: deque[str] = deque()
         """What the client's request asked for and the session has no room for yet."""
         self._full = False
-        self._puller: asyncio.Task[object] | None = None
-        self._reader: asyncio.Task[None] | None = None
         self._posted = False
         """Whether something came since the session began to wait."""
         self._told: Bookmark | None = None
@@ -230,20 +227,10 @@ class Stream(OverASGI):
 
     # Whether the client is there
 
-    @property
-    def pulling(self) -> bool:
-        """Whether the session waits in :attr:`pull`."""
-        return self._puller is not None
-
-    @property
-    def pull(self) -> Callable[[], Awaitable[bool]] | None:
-        """What the session waits with; None where a task does all the time."""
-        return None if self._connection is None else self._pull
-
-    async def _pull(self) -> bool:
-        """Wait, in the caller's task, until something was said; false if a task is to wait, or it is over."""
-        if self._listener is None or self._full:
-            return False
+    async def pull(self) -> None:
+        """Wait, in the caller's task, until something was said, unless a task waits all the time."""
+        if self._connection is None or self._listener is None or self._full:
+            return
         task = self._puller = self._task
         self._posted = False
         try:
@@ -260,10 +247,6 @@ class Stream(OverASGI):
             self._not_received()
         finally:
             self._puller = None
-        if self._over:
-            return False
-        self._readers.add(self)
-        return True
 
     def read_on(self) -> None:
         """Wait in a task for the client's leaving, if the session does not."""
@@ -330,7 +313,7 @@ class Stream(OverASGI):
             return None
         return b"id: %b\n" % text.encode()
 
-    def _events(self, chunks: list[Chunk]) -> Iterable[Message]:
+    def _events(self, chunks: list[Chunk]) -> Sequence[Message]:
         body = b"".join(chunks)  # type: ignore[arg-type]  # they are what the framing made
         return ({"type": "http.response.body", "body": body, "more_body": True},)
 
@@ -362,4 +345,5 @@ class Stream(OverASGI):
 
     def _tasks(self) -> tuple[asyncio.Task[object] | None, ...]:
         # A session that was woken is cancelled already.
-        return None if self._posted else self._puller, self._reader, self._writer
+        puller, *others = super()._tasks()
+        return None if self._posted else puller, *others

@@ -56,9 +56,7 @@ class NamespaceLine:
     """
 
     pings = False
-    settle = None
-    pull = None
-    pulling = False
+    driven = None
     served_by = None
 
     __slots__ = (
