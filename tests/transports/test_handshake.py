@@ -232,6 +232,13 @@ def test_a_handshake_is_refused_426_where_it_is_no_upgrade():
     assert b"\r\nUpgrade: websocket\r\n" in answer
 
 
+def test_a_header_that_can_t_be_one_is_refused_whatever_else_there_is():
+    """The parser of uvicorn's own that is written in Python lets it pass."""
+    answer = read_handshake(whole("/", "x-a: a\x01b"))
+    assert isinstance(answer, bytes)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
 def test_the_response_carries_the_subprotocol_and_further_headers():
     handshake = read_handshake(whole("/", "sec-websocket-protocol: hubbub.v1.json"))
     assert isinstance(handshake, Handshake)

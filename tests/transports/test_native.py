@@ -136,6 +136,59 @@ def test_a_handshake_is_answered_while_a_login_waits(serve):
         assert '"$welcome"' in line.message()
 
 
+def test_a_client_that_ends_its_half_at_once_is_answered(serve):
+    served = serve(echoing())
+    for _ in range(10):
+        with dial(served) as line:
+            line.send(request("/echo"))
+            line.socket.shutdown(socket.SHUT_WR)
+            assert line.rest().startswith(b"HTTP/1.1 101 ")
+
+
+class Kept:
+    """A listener that keeps what it is told."""
+
+    max_message = 1000
+
+    def __init__(self) -> None:
+        self.messages: list[str | bytes] = []
+        self.told = asyncio.Event()
+
+    def received(self, message: str | bytes) -> bool:
+        self.messages.append(message)
+        self.told.set()
+        return True
+
+    def ended(self, ending: Ending) -> None: ...
+
+
+@pytest.mark.parametrize("early", [b"", text("early")], ids=["late", "early"])
+def test_who_pauses_as_it_is_accepted_is_told_nothing_until_it_resumes(serve, early):
+    listener, sent, told = Kept(), threading.Event(), queue.Queue()
+
+    async def app(scope, receive, send):
+        native = scope["extensions"]["hubbub"]
+        await native.accept(listener, None)
+        native.pause_reading()
+        await anyio.to_thread.run_sync(sent.wait, ARRIVES_WITHIN)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        told.put(list(listener.messages))
+        native.resume_reading()
+        await listener.told.wait()
+        told.put(list(listener.messages))
+        native.abort()
+
+    with dial(serve(application(app))) as line:
+        line.send(request("/") + early)
+        assert line.response().status == 101
+        if not early:
+            line.send(text("early"))
+        sent.set()
+        assert told.get(timeout=ARRIVES_WITHIN) == []
+        assert told.get(timeout=ARRIVES_WITHIN) == ["early"]
+
+
 # Pings and time-outs
 
 

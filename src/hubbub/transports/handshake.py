@@ -138,11 +138,15 @@ def read_handshake(head: Head, compression: bool = False) -> Handshake | bytes:
     headers = Headers()
     request = Request(head.target, headers, head.method, head.version)
     judge = _JUDGES[compression]
-    try:
-        for header in head.headers:
-            name, value = header
-            raw.append(_shared(name, value) if name in _ALIKE and len(value) < 512 else header)
+    for header in head.headers:
+        name, value = header
+        raw.append(_shared(name, value) if name in _ALIKE and len(value) < 512 else header)
+        try:
             headers[name.decode("latin-1")] = value.decode("latin-1")
+        except InvalidHeaderValue as problem:
+            # Without this header, what there is of the request may well be valid: it is not to be judged.
+            return judge.reject(HTTPStatus.BAD_REQUEST, f"{problem}.\n").serialize()
+    try:
         accept, extensions, _ = judge.process_request(request)
     except InvalidHandshake as problem:
         return _refused(request, problem, compression).serialize()

@@ -114,7 +114,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._backlog = self._backlog[self._offset :] + data
             self._offset = 0
             if not self._open:
-                self.pause_reading()
+                self._socket.pause_reading()
 
     def pause_writing(self) -> None:
         """Pass on that the socket's buffer is full."""
@@ -127,6 +127,10 @@ class WebSocketProtocol(asyncio.Protocol):
         self._writable = True
         if self._listener is not None:
             self._listener.resume_writing()
+
+    def eof_received(self) -> None:
+        """Say what there is to say before the event loop closes the socket."""
+        self._respond()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell the listener how it ended."""
@@ -244,15 +248,15 @@ class WebSocketProtocol(asyncio.Protocol):
         if response:
             self._open = True
             self._socket.write(b"".join((response, *chunks)))  # type: ignore[arg-type]
-            self.resume_reading()
+            if self._backlog and self._reading:
+                self._continue()
 
     def refuse(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake with an HTTP response and close."""
         own = self._server_state.default_headers
         self._socket.write(refusal(status, responses.get(status, ""), headers, body, own))
-        self._backlog = b""
-        if not self._reading:
-            self._reading = True
+        if self._backlog or not self._reading:
+            self._backlog, self._reading = b"", True
             self._socket.resume_reading()
         if not self._half_close():
             self._socket.close()
@@ -398,10 +402,11 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """Read again, first what was left over; nothing until the handshake is finished."""
-        if self._open and not self._reading:
+        if not self._reading:
             self._reading = True
             if self._backlog:
-                self._continue()
+                if self._open:
+                    self._continue()
             elif not self._socket.is_closing():
                 self._socket.resume_reading()
 
