@@ -1,9 +1,10 @@
 """Plain ASGI: under uvicorn as anyone runs it, and under servers that say things in their own way."""
 
 import asyncio
+import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -414,6 +415,85 @@ async def test_a_handshake_is_refused_with_a_close_where_the_server_has_no_respo
         "code": 1008,
         "reason": "There is no WebSocket at /elsewhere.",
     }
+
+
+def asking(**envelope: object) -> Event:
+    return {"type": "websocket.receive", "text": json.dumps(envelope)}
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def welcomed(hub: Hubbub, count: int, kind: type[Server] = Server) -> list[Server]:
+    """Return lines whose sessions receive by themselves: the first of all waits for the hub's secret."""
+    servers = [kind(hub, "/") for _ in range(count + 1)]
+    for server in servers:
+        await server.connect()
+        await server.sent.get()
+        await settled()
+    first, *others = servers
+    first.client(DISCONNECT)
+    await first.application
+    return others
+
+
+class Refusing(Server):
+    """Its `send` is a plain function, which may raise before there is anything to await."""
+
+    refuses = False
+
+    def _send(self, event: Event) -> Awaitable[None]:  # type: ignore[override]
+        if self.refuses:
+            raise RuntimeError("the line is gone")
+        return super()._send(event)
+
+
+async def test_a_send_that_raises_before_there_is_anything_to_await_is_the_end(caplog):
+    hub = Hubbub()
+
+    @hub.on_message
+    async def say(connection: Connection, message: Say) -> str:
+        return message.text
+
+    async with asyncio.timeout(ARRIVES_WITHIN), hub.lifespan():
+        [server] = await welcomed(hub, 1, Refusing)
+        server.refuses = True
+        server.client(asking(type="say", id="1", data={"text": "a"}))
+        await server.application
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_who_speaks_and_is_spoken_to_in_one_turn_is_no_slow_reader():
+    hub = Hubbub(Settings(max_message_burst=10_000))
+    chat = hub.room("chat", slow="conflate")
+    paused: list[bool] = []
+
+    @chat.on_message
+    async def say(connection: Connection, room: Room, message: Say) -> None:
+        paused.append(connection.outbox.paused)
+        await room.send(message, key="always the same")
+
+    async with asyncio.timeout(ARRIVES_WITHIN), hub.lifespan():
+        servers = await welcomed(hub, 5)
+        for server in servers:
+            server.client(asking(type="$join", id="join", room="chat"))
+        await settled()
+        for number in range(20):
+            for server in servers:
+                server.client(asking(type="say", id=f"{number}", room="chat", data={"text": "x"}))
+                if number % 2:
+                    await asyncio.sleep(0)
+        await settled()
+        assert "hubbub: read" not in {task.get_name() for task in asyncio.all_tasks()}
+        for server in servers:
+            events = [server.sent.get_nowait() for _ in range(server.sent.qsize())]
+            kinds = [json.loads(event["text"])["type"] for event in events]
+            assert (kinds.count("say"), kinds.count("$ack")) == (100, 21)
+            server.client(DISCONNECT)
+            await server.application
+    assert not any(paused)
 
 
 class Held:

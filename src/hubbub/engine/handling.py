@@ -90,9 +90,7 @@ class Handling:
         rest = begin(self._session.answer(message))
         if rest is None:
             return driven.settle(outbox)
-        outbox.queued = outbox.paused
-        if outbox.chunks and not outbox.queued:
-            outbox.queue()
+        outbox.requeue()
         return _finish(rest, driven, outbox)
 
     def begin(self, message: str | bytes) -> bool:

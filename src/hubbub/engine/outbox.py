@@ -66,6 +66,12 @@ class Outbox:
             flusher.schedule()
         flusher.waiting.append(self)
 
+    def requeue(self) -> None:
+        """Have it flushed as always, since who has set `queued` does not come to flush it in this turn."""
+        self.queued = self.paused
+        if self.chunks and not self.paused:
+            self.queue()
+
     def relieve(self) -> None:
         """Get below the limit again if that can be. Much in one turn is no slow reader yet."""
         # Only what the transport does not take counts.
@@ -106,20 +112,18 @@ class Outbox:
         """Write what waits, unless the transport takes no more."""
         if not self.paused:
             self.queued = False
-            if self.chunks:
-                chunks, self.chunks, self.size = self.chunks, [], 0
-                self.written += len(chunks)
-                self.writer.write(chunks)
+            self._write()
 
     def write_all(self) -> None:
         """Write what waits even where the transport would rather take no more, as before a close."""
         self._release()
-        if self.paused:
-            self.paused = False
-            self.flush()
-            self.paused = self.queued = True
-        else:
-            self.flush()
+        self._write()
+
+    def _write(self) -> None:
+        if self.chunks:
+            chunks, self.chunks, self.size = self.chunks, [], 0
+            self.written += len(chunks)
+            self.writer.write(chunks)
 
     def _release(self) -> None:
         # What is held is held while paused only, so that a flush needn't look for it.

@@ -169,21 +169,25 @@ class OverASGI:
 
     def settle(self, outbox: Outbox) -> Awaitable[None] | None:
         """Write what waits in an outbox in the session's task, which saves a task for each answer."""
-        self._settling = not self._writing
+        if self._writing:
+            # Who writes may be done within this turn: the line is not slow yet.
+            outbox.requeue()
+            return None
+        self._settling = True
         outbox.flush()
         self._settling = False
-        if self._writing or not self._waiting:
+        if not self._waiting:
             return None
         self._writing = True
         events = self._events(self._waiting)
         if len(events) > 1:
             return begin(self.write_waiting(self._task))
         self._waiting = []
-        sending = self._send(events[0])
-        if not isinstance(sending, CoroutineType):  # Granian's can't be begun with, only awaited
-            return self.write_waiting(self._task, sending)
-        # As nearly always: a coroutine of its own around the server's would be the dearest part of it.
         try:
+            sending = self._send(events[0])
+            if not isinstance(sending, CoroutineType):  # Granian's can't be begun with, only awaited
+                return self.write_waiting(self._task, sending)
+            # As nearly always: a coroutine of its own around the server's would be the dearest part of it.
             rest = begin(sending)
         except BaseException as problem:
             self._writing = False
