@@ -316,7 +316,7 @@ class Connection(Receiving):
         self.signs += 1
         self.allowed -= control_frames
         if self.messages_in > self.allowed:
-            self._sent_too_many()
+            self.sent_too_many()
 
     def bookmark(self) -> Bookmark | None:
         """Return what takes the session up right after all that was written; None before the welcome."""

@@ -50,8 +50,11 @@ class Handling:
                 message = await driven.pull()
                 if message is None:
                     message = connection.take()
-                elif not connection.counts():
-                    continue
+                else:
+                    connection.messages_in += 1
+                    if connection.messages_in > connection.allowed:
+                        connection.sent_too_many()
+                        continue
             if message is None:
                 arrival = connection.arrival(beginning)
                 if driven is not None:

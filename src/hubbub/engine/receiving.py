@@ -195,7 +195,7 @@ class Receiving:
         """
         self.messages_in += 1
         if self.messages_in > self.allowed:
-            self._sent_too_many()
+            self.sent_too_many()
             return False
         waiter = self._waiter
         if waiter is not None:
@@ -230,15 +230,8 @@ class Receiving:
         if not waiter.done():
             waiter.set_result(None)
 
-    def counts(self) -> bool:
-        """Count a message that its task has received by itself; false if it is one too many."""
-        self.messages_in += 1
-        if self.messages_in > self.allowed:
-            self._sent_too_many()
-            return False
-        return True
-
-    def _sent_too_many(self) -> None:
+    def sent_too_many(self) -> None:
+        """Close: more messages came in than are allowed."""
         self.start_close(CloseCode.TOO_MANY_MESSAGES, "too many messages")
 
     async def raise_if_closed(self) -> None:
