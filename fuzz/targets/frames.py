@@ -64,7 +64,7 @@ class Listener:
     def heard_from(self, control_frames: int = 0) -> None:
         pass
 
-    def received(self, message: str | bytes) -> bool:
+    def received(self, message: str | bytes, more: bool = False) -> bool:  # noqa: ARG002
         assert not self.failed, "a message after the end"
         assert isinstance(message, str | bytes)
         size = len(message.encode() if isinstance(message, str) else message)

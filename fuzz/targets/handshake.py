@@ -41,7 +41,7 @@ class Listener:
     def heard_from(self, control_frames: int = 0) -> None:
         pass
 
-    def received(self, message: str | bytes) -> bool:  # noqa: ARG002
+    def received(self, message: str | bytes, more: bool = False) -> bool:  # noqa: ARG002
         return True
 
     def pause_writing(self) -> None:

@@ -98,6 +98,19 @@ async def test_a_message_whose_handler_need_not_wait_is_handled_as_it_comes_in()
     await line.end()
 
 
+async def test_messages_that_come_in_together_are_handled_in_one_turn():
+    line = Line(tell)
+
+    def together() -> None:
+        line.connection.received("a", more=True)
+        line.connection.received("b", more=True)
+        line.connection.received("c")
+
+    assert await line.call(together) == []
+    assert await line.call() == ["a", "b", "c"]
+    await line.end()
+
+
 async def test_a_message_that_a_task_hands_over_is_for_the_handler_s_task():
     line = Line(tell, context=False)
     assert await line.come("a") == []

@@ -67,7 +67,7 @@ class Reader:
         assert int.from_bytes(payload[:2], "big") == code
         return code
 
-    def _deliver(self, message: str | bytes) -> bool:
+    def _deliver(self, message: str | bytes, more: bool) -> bool:
         self.messages.append(message)
         return True
 

@@ -144,15 +144,22 @@ def test_a_servers_control_frame_is_read_back_by_a_client(first_byte, opcode):
 def test_plain_messages_below_64_kib_and_up_to_the_limit_take_the_short_cut(opcode, size):
     payload = b"x" * size
     wire, delivered = masked(opcode, payload) * 2, []
-    assert read_messages(wire, 0, size, lambda message: not delivered.append(message)) == len(wire)
+    assert read_messages(wire, 0, size, lambda message, more: not delivered.append(message)) == len(wire)
     assert delivered == [payload.decode() if opcode is TEXT else payload] * 2
+
+
+def test_of_messages_that_came_in_together_only_the_last_has_nothing_behind_it():
+    told = []
+    wire = masked(TEXT, b"one") + masked(TEXT, b"two") + masked(TEXT, b"three")
+    read_messages(wire, 0, 100, lambda message, more: not told.append((message, more)))
+    assert told == [("one", True), ("two", True), ("three", False)]
 
 
 def test_reading_stops_after_a_message_that_was_one_too_many():
     first, second = masked(TEXT, b"one"), masked(TEXT, b"two")
     delivered = []
 
-    def deliver(message):
+    def deliver(message, more):
         delivered.append(message)
         return False
 
@@ -186,7 +193,8 @@ def test_reading_stops_after_a_message_that_was_one_too_many():
 def test_the_short_cut_leaves_all_that_is_not_plain(rest):
     plain = masked(TEXT, b"one")
     delivered = []
-    assert read_messages(plain + rest, 0, 100, lambda message: not delivered.append(message)) == len(plain)
+    end = read_messages(plain + rest, 0, 100, lambda message, more: not delivered.append(message))
+    assert end == len(plain)
     assert delivered == ["one"]
 
 
@@ -199,7 +207,7 @@ def test_an_assembler_is_idle_when_no_message_is_under_way():
     def receive(data):
         position = 0
         while position < len(data):
-            position = assembler.receive(data, position, 1000, delivered.append)
+            position = assembler.receive(data, position, 1000, lambda m, more: not delivered.append(m))
         return assembler.idle
 
     assert assembler.idle
@@ -218,7 +226,8 @@ def test_an_assembler_is_idle_when_no_message_is_under_way():
 def test_an_assembler_stops_at_the_end_of_a_frame():
     assembler, delivered = Assembler(1000, compression=False), []
     first, second = masked(PING, b"!"), masked(TEXT, b"a")
-    assert assembler.receive(first + second, 0, 1000, delivered.append) == len(first)
+    end = assembler.receive(first + second, 0, 1000, lambda m, more: not delivered.append(m))
+    assert end == len(first)
     assert assembler.idle
     assert delivered == []
 
@@ -523,7 +532,7 @@ def test_compressed_messages_take_the_short_cut():
     wire = masked(TEXT, deflated("é".encode() * 200), compressed=True)
     wire += masked(BINARY, deflated(b"\xff"), compressed=True) + masked(TEXT, b"plain")
     delivered = []
-    assert read_messages(wire, 0, 400, lambda m: not delivered.append(m), True) == len(wire)
+    assert read_messages(wire, 0, 400, lambda m, more: not delivered.append(m), True) == len(wire)
     assert delivered == ["é" * 200, b"\xff", "plain"]
 
 

@@ -154,7 +154,7 @@ class Kept:
         self.messages: list[str | bytes] = []
         self.told = asyncio.Event()
 
-    def received(self, message: str | bytes) -> bool:
+    def received(self, message: str | bytes, more: bool = False) -> bool:
         self.messages.append(message)
         self.told.set()
         return True

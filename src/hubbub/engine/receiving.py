@@ -188,10 +188,12 @@ class Receiving:
 
     # What the transport tells
 
-    def received(self, message: str | bytes) -> bool:
+    def received(self, message: str | bytes, more: bool = False) -> bool:
         """Take a message; false if no more may come for now: the inbox is full, or there were too many.
 
-        What came before one too many is still handled; it and what comes after it are dropped.
+        One of several that came in together is not begun at once: they are handled in one turn of the event
+        loop, and what they have sent is one write for each line. What came before one too many is still
+        handled; it and what comes after it are dropped.
         """
         self.messages_in += 1
         if self.messages_in > self.allowed:
@@ -201,7 +203,7 @@ class Receiving:
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
-                if self._beginning is not None and not self.outbox.queued:
+                if self._beginning is not None and not more and not self.outbox.queued:
                     self._begin(message, waiter, self._beginning)
                     return self._reading
                 waiter.set_result(message)

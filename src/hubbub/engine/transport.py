@@ -91,8 +91,11 @@ class Listener(Protocol):
     def heard_from(self, control_frames: int = 0) -> None:
         """Note a sign of life that is no message: control frames, or a good part of a large message."""
 
-    def received(self, message: str | bytes) -> bool:
-        """Take a message; false if it had the transport pause reading or close: no more may come now."""
+    def received(self, message: str | bytes, more: bool = False) -> bool:
+        """Take a message; false if it had the transport pause reading or close: no more may come now.
+
+        `more` says that more has come in behind it, so that it may be worth while to wait for that.
+        """
 
     def bookmark(self) -> Bookmark | None:
         """Return what takes the session up right after all that was written; None if there is none yet.

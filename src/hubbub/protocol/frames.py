@@ -34,8 +34,8 @@ SIGN = 16_384
 _SHORT_TEXT, _SHORT_BINARY = ([bytes((first, length)) for length in range(126)] for first in (TEXT, BINARY))
 """Headers of short messages by their length, which are not made anew for each."""
 
-Deliver = Callable[[str | bytes], bool]
-"""Takes a message; false if no more may come for now."""
+Deliver = Callable[[str | bytes, bool], bool]
+"""Takes a message, and whether more has come in behind it; false if no more may come for now."""
 
 
 def frame(first_byte: int, payload: bytes) -> bytes:
@@ -95,7 +95,7 @@ def read_messages(data: bytes, position: int, limit: int, deliver: Deliver, comp
             except ValueError:
                 break
         position = end
-        if not deliver(message):
+        if not deliver(message, end < available):
             break
     return position
 
@@ -271,7 +271,7 @@ class Assembler:
         if last:
             text = self._decoder is not None
             self._message = self._decoder = self._inflater = None
-            deliver(message.decode() if text else bytes(message))
+            deliver(message.decode() if text else bytes(message), position < len(data))
         return position
 
     def _count(self, size: int) -> None:

@@ -178,7 +178,7 @@ class Events:
         """Count a sign of life."""
         self.signs += 1
 
-    def received(self, message: str | bytes) -> bool:
+    def received(self, message: str | bytes, more: bool = False) -> bool:  # noqa: ARG002
         """Queue a message; false when the queue is full."""
         self.signs += 1
         kind = "text" if isinstance(message, str) else "bytes"

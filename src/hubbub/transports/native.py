@@ -429,6 +429,6 @@ def _shared(address: tuple[str, int | None] | None) -> tuple[str, int | None] | 
     return address
 
 
-def _ignore(message: str | bytes) -> bool:  # noqa: ARG001
+def _ignore(message: str | bytes, more: bool) -> bool:  # noqa: ARG001
     """Drop a message that came after the close. One at a time, so that the turn's end is not missed."""
     return False

@@ -99,7 +99,7 @@ class WebSocketLine:
 
     # What the WebSocket's transport tells
 
-    def received(self, message: str | bytes) -> bool:
+    def received(self, message: str | bytes, more: bool = False) -> bool:  # noqa: ARG002
         """Take a message, which is a packet; false if no more may come now."""
         session = self.session
         if session is None or self.closing:
