@@ -70,7 +70,13 @@ class Handling:
                 if driven is None:
                     await session.answer(message)
                 else:
-                    rest = self._answer(driven, message)
+                    outbox.queued = True  # it is settled below, which saves a callback in each turn
+                    rest = begin(session.answer(message))
+                    if rest is None:
+                        rest = driven.settle(outbox)
+                    else:
+                        outbox.requeue()
+                        rest = _finish(rest, driven, outbox)
                     if rest is not None:
                         driven.busy()
                         await rest
@@ -85,16 +91,6 @@ class Handling:
                 if driven is not None:
                     driven.busy()
                 await outbox.drained()
-
-    def _answer(self, driven: Driven, message: str | bytes) -> Awaitable[None] | None:
-        """Answer a message and write that, as far as nothing has to be waited for; return what goes on."""
-        outbox = self._connection.outbox
-        outbox.queued = True  # it is settled below, which saves a callback in each turn
-        rest = begin(self._session.answer(message))
-        if rest is None:
-            return driven.settle(outbox)
-        outbox.requeue()
-        return _finish(rest, driven, outbox)
 
     def begin(self, message: str | bytes) -> bool:
         """Handle a message until that has to wait; false if the task has to go on with it, or to wait."""

@@ -104,6 +104,9 @@ class ASGITransport(OverASGI):
             return None
         finally:
             self._puller = None
+        text: str | None = event.get("text")
+        if text is not None and len(text) * 4 <= listener.max_message and self._close is None:
+            return text  # as nearly always
         return self._message(listener, event)
 
     def _events(self, chunks: list[Chunk]) -> Sequence[Message]:
