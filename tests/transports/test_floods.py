@@ -115,9 +115,9 @@ def test_a_flood_of_fragments_gives_others_a_turn(serve, turns, monkeypatch):
 def test_a_flood_that_follows_the_server_s_close_gives_others_a_turn(serve, turns, monkeypatch):
     ignore = native._ignore
 
-    def counted(message: str | bytes) -> bool:
+    def counted(message: str | bytes, more: bool) -> bool:
         turns.count()
-        return ignore(message)
+        return ignore(message, more)
 
     monkeypatch.setattr(native, "_ignore", counted)
     hub = Hubbub(UNLIMITED)
