@@ -64,6 +64,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def pytest_configure() -> None:
+    """Take SIGINT as usual, also where a shell runs the tests in the background and so has it ignored.
+
+    asyncio sets it to the default wherever it gives a handler of it back.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
     """Have a test that leaves a handler of a signal behind fail, rather than a test after it.
