@@ -13,6 +13,7 @@ import uvicorn
 import websockets
 from starlette.types import Message as Event
 
+from client.lines import settled
 from hubbub import Connection, ConnectionClosed, Hubbub, Message, Room, Settings
 from hubbub.listening import listen
 from hubbub.transports.asgi import ASGITransport
@@ -419,11 +420,6 @@ async def test_a_handshake_is_refused_with_a_close_where_the_server_has_no_respo
 
 def asking(**envelope: object) -> Event:
     return {"type": "websocket.receive", "text": json.dumps(envelope)}
-
-
-async def settled() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def welcomed(hub: Hubbub, count: int, kind: type[Server] = Server) -> list[Server]:

@@ -10,7 +10,7 @@ DONE: Final = object()
 
 
 class Begun:
-    """A coroutine that has begun outside of its task, and what it waits for."""
+    """A coroutine that has begun, perhaps outside of its task, and what it waits for."""
 
     __slots__ = ("_awaited", "_steps")
 

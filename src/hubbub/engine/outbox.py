@@ -112,15 +112,14 @@ class Outbox:
         """Write what waits, unless the transport takes no more."""
         if not self.paused:
             self.queued = False
-            # As :meth:`write_all` does, without a call between: it happens for each member of a broadcast.
-            if self.chunks:
-                chunks, self.chunks, self.size = self.chunks, [], 0
-                self.written += len(chunks)
-                self.writer.write(chunks)
+            self._write()
 
     def write_all(self) -> None:
         """Write what waits even where the transport would rather take no more, as before a close."""
         self._release()
+        self._write()
+
+    def _write(self) -> None:
         if self.chunks:
             chunks, self.chunks, self.size = self.chunks, [], 0
             self.written += len(chunks)
