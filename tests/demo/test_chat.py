@@ -254,6 +254,28 @@ def test_a_room_that_the_server_refuses_is_refused_with_its_words(
     expect(ada.said).to_have_text(["Still here"])
 
 
+def test_who_has_come_in_writes_at_once_and_the_keyboard_stays_where_they_take_it(
+    server: Server, open_window: Open
+) -> None:
+    ada = open_window(server)
+    ada.page.evaluate(
+        """() => {
+            const dialog = document.getElementById("welcome");
+            const closed = new Promise((done) => dialog.addEventListener("close", () => setTimeout(done)));
+            window.focuses = new Promise((done) =>
+                new MutationObserver(async () => {
+                    const first = document.activeElement.id;
+                    document.getElementById("new-room-name").focus();
+                    await closed;
+                    done([first, document.activeElement.id]);
+                }).observe(dialog, { attributeFilter: ["open"] }),
+            );
+        }"""
+    )
+    ada.enter("ada")
+    assert ada.page.evaluate("window.focuses") == ["text", "new-room-name"]
+
+
 def test_a_name_that_the_server_refuses_is_refused_with_its_words(server: Server, open_window: Open) -> None:
     ada = open_window(server)
     ada.choose_name("a" * 25)

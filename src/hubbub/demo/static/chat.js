@@ -205,7 +205,10 @@ function opened({ user }) {
   me = user;
   sessionStorage.setItem("name", me); // for this window, so that a second one may be somebody else
   localStorage.setItem("name", me); // what the next window proposes
-  if ($("welcome").open) $("welcome").close();
+  if ($("welcome").open) {
+    $("welcome").close();
+    $("text").focus(); // at once: the dialog's event comes later, when somebody may be typing elsewhere
+  }
   setState("open", wasLost ? "Back online." : "Online.");
   wasLost = false;
   for (const room of rooms.values()) enter(room);
@@ -377,7 +380,6 @@ $("welcome-form").onsubmit = (event) => {
   connect($("name").value.trim());
 };
 $("welcome").oncancel = (event) => line?.isOpen || event.preventDefault();
-$("welcome").onclose = () => $("text").focus();
 
 $("retry").onclick = () => {
   if ($("line").dataset.state === "refused") return connect(me);
