@@ -68,7 +68,7 @@ def main(
     work: Annotated[
         list[str] | None, typer.Option(help=f"Work to do; may be repeated: {', '.join(WORKS)}.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How many times each peer has its turn.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="How many times each peer has its turn.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one measured window.")] = 2.0,
     connections: Annotated[int, typer.Option(min=1, help="Clients that have messages echoed.")] = 50,
     subscribers: Annotated[int, typer.Option(min=1, help="Clients that broadcasts go to.")] = 1000,

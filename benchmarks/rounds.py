@@ -1,12 +1,17 @@
 """Peers in turn, round after round, so that a slow drift of the machine falls on all of them alike."""
 
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.peers import Peer
 from benchmarks.works import Reading, Work
+
+TURN_TIMEOUT = 120.0
+"""In seconds beside the window itself, for a peer to let all clients in, to get ready and to be checked."""
 
 FAILURES = OSError, ValueError, RuntimeError, ZeroDivisionError, subprocess.SubprocessError
 """What goes wrong with one peer: the others are measured all the same."""
@@ -33,6 +38,22 @@ class Results:
         return [mine / its for mine, its in zip(self.values(first), self.values(peer), strict=True)]
 
 
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in this, the main thread, if what is done here takes longer."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"It took longer than {seconds:.0f} seconds.")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def measure(
     work: Work,
     peers: Sequence[Peer],
@@ -51,7 +72,7 @@ def measure(
             if peer.name in results.failures:
                 continue
             try:
-                with work.serving(peer, core) as server:
+                with work.serving(peer, core) as server, limited(TURN_TIMEOUT + seconds):
                     reading = work.measure(peer, server, seconds)
                     if reading.value <= 0:
                         raise ValueError("Nothing was measured.")  # nothing can be compared with it

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.urls import path
 
 from benchmarks import asgi
-from benchmarks.by_path import ECHO, FANOUT, JOINED, ROOMS
+from benchmarks.by_path import ECHO, FANOUT, JOINED
 from benchmarks.peers import Across, Held, Line, Peer
 
 IN_MEMORY: dict[str, object] = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
@@ -25,8 +25,7 @@ peer = Peer(
     command=lambda port: [sys.executable, "-m", __name__, str(port), "plain"],
     compressed=lambda port: [sys.executable, "-m", __name__, str(port), "deflate"],
     echo=ECHO,
-    fanout=FANOUT,
-    rooms=ROOMS,
+    fanout=FANOUT,  # but no rooms: its layer in memory looks through all channels for each message received
     across=Across(
         lambda port, url: [sys.executable, "-m", __name__, str(port), "plain", PUBSUB, url], FANOUT
     ),

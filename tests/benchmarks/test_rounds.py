@@ -1,7 +1,9 @@
 """What is made of the readings, with works and peers that need no time."""
 
+import signal
 import subprocess
 import sys
+import threading
 import zlib
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from benchmarks.activity import Activity
 from benchmarks.peers import Peer, text
 from benchmarks.report import failures, number, table
-from benchmarks.rounds import Results, measure
+from benchmarks.rounds import Results, limited, measure
 from benchmarks.works import Reading, Work
 
 LISTEN = (
@@ -74,6 +76,14 @@ def test_whatever_goes_wrong_with_one_peer_the_others_are_measured(failure: Exce
     results, told = measured(Fake(a=[1.0, failure], b=[2.0, 4.0]), "a", "b")
     assert told == [(1, "a"), (1, "b"), (2, "b")]
     assert list(results.failures) == ["a"]
+
+
+def test_a_turn_that_takes_too_long_is_given_up_and_the_next_has_its_own_time() -> None:
+    with pytest.raises(TimeoutError, match="longer than 0 seconds"), limited(0.01):
+        threading.Event().wait()
+    with limited(0.01):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_peer_that_fails_is_named_and_the_others_are_measured_all_the_same() -> None:
