@@ -138,6 +138,46 @@ async def test_a_message_begins_the_idle_time_anew():
     assert watched.line.closed_with == (4508, "no message in time")
 
 
+def held_up(watched: Watched) -> None:
+    """Have so much come in that nothing more is read."""
+    while watched.connection.received("x"):
+        pass
+    assert not watched.connection.reading
+
+
+async def test_a_client_whose_handler_is_behind_is_not_held_to_answer():
+    watched = Watched(idle_timeout=25.0)
+    held_up(watched)
+    watched.look(*range(0, 1000, 5))
+    assert watched.line.closed_with is None
+
+
+@pytest.mark.parametrize(
+    ("idle_timeout", "ends", "why"),
+    [(0, 30, "no answer to a ping in time"), (25.0, 25, "no message in time")],
+    ids=["pings", "idle"],
+)
+async def test_a_client_that_asks_and_takes_no_answers_is_held_to_answer(idle_timeout, ends, why):
+    watched = Watched(idle_timeout=idle_timeout)
+    held_up(watched)
+    watched.connection.outbox.pause()
+    watched.look(0, *range(5, ends, 5))
+    assert watched.line.closed_with is None
+    watched.look(ends)
+    assert watched.line.closed_with == (4508, why)
+
+
+async def test_a_client_that_takes_its_answers_slowly_is_alive():
+    watched = Watched(idle_timeout=25.0)
+    held_up(watched)
+    for moment in range(0, 1000, 15):
+        watched.connection.outbox.pause()
+        watched.connection.outbox.append(b"an answer", 9)
+        watched.look(moment)
+        watched.connection.outbox.resume()
+    assert watched.line.closed_with is None
+
+
 async def test_a_login_that_takes_too_long_is_closed():
     watched = Watched(ready=False)
     watched.look(0, 4.9)

@@ -56,6 +56,10 @@ class Say(Message):
     text: str
 
 
+class Tell(Message):
+    size: int
+
+
 def chat(**settings: Any) -> Hubbub:
     hub = Hubbub(Settings(drain=1.0, **settings))
     rooms = hub.room("chat/{name}", history=10)
@@ -186,6 +190,30 @@ async def test_a_client_that_answers_no_ping_is_cut_when_its_time_is_over(host):
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@each_host
+async def test_a_client_that_asks_and_never_reads_is_cut_when_its_time_is_over(host):
+    hub = chat(ping_interval=0.3, ping_timeout=0.3)
+    ended = asyncio.Event()
+
+    @hub.on_message
+    async def tell(message: Tell) -> str:
+        return "x" * message.size
+
+    @hub.on_disconnect
+    async def disconnected() -> None:
+        ended.set()
+
+    async with host(hub, "/live") as port:
+        client = websockets.connect(
+            f"ws://127.0.0.1:{port}/live", max_queue=1, compression=None, ping_interval=None
+        )
+        async with asyncio.timeout(20), client as websocket:
+            for number in range(400):
+                await websocket.send(f'{{"type": "tell", "id": {number}, "data": {{"size": 100000}}}}')
+            await ended.wait()
+            websocket.transport.abort()
 
 
 @each_host

@@ -8,7 +8,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from hubbub import Connection, ConnectionClosed, ConnectionClosedError, Hubbub, Settings
+from hubbub import Connection, ConnectionClosed, ConnectionClosedError, Hubbub, Message, Settings
+from told import Told
 from transports.applications import accepting
 from transports.raw import BINARY, CLOSE, CONTINUATION, FIN, Line, closing, dial, masked, text
 
@@ -18,6 +19,10 @@ KILOBYTE = 1024
 
 # More than the kernel's buffers of both ends can hold together (4 MiB to send and 6 MiB to receive).
 MORE_THAN_FITS = 24 * KILOBYTE * KILOBYTE
+
+
+class Tell(Message):
+    size: int
 
 
 def numbered(size: int) -> list[bytes]:
@@ -296,3 +301,21 @@ def test_send_waits_while_the_client_does_not_read(start):
         for _ in range(sent):
             assert line.message() == payload
         assert line.close_frame() == (1000, "")
+
+
+def test_a_client_that_asks_and_never_reads_is_let_go_by_the_pings(start):
+    hub, gone = Hubbub(Settings(ping_interval=0.4, ping_timeout=0.4, close_timeout=0.3)), Told()
+
+    @hub.on_message
+    async def tell(message: Tell) -> str:
+        return "x" * message.size
+
+    @hub.on_disconnect
+    async def disconnected(connection: Connection) -> None:
+        gone(connection.close_code)
+
+    with dial(start(hub), "/", receive_buffer=SMALL_BUFFER) as line:
+        size = MORE_THAN_FITS // 200
+        for number in range(400):
+            line.send(text(f'{{"type": "tell", "id": {number}, "data": {{"size": {size}}}}}'))
+        assert asyncio.run(gone.next()) in (1006, 1011, 4508)

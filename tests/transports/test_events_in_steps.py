@@ -60,6 +60,20 @@ async def test_so_many_bytes_wait_and_no_more(line, content):
     assert line.transport.asked == ["pause_reading"]
 
 
+async def test_silence_is_the_client_s_where_it_takes_nothing_or_is_read_from(line):
+    await line.accept()
+    assert line.events.listening
+    while line.events.received(b"x" * 400):
+        pass
+    assert not line.events.listening, "the application is behind"
+    signs = line.events.signs
+    line.events.pause_writing()
+    assert line.events.listening, "the client takes nothing, so that the application waits for it"
+    line.events.resume_writing()
+    assert line.events.signs > signs, "it took something"
+    assert not line.events.listening
+
+
 async def test_what_was_received_counts_no_more(line):
     await line.accept()
     for _ in range(2):

@@ -15,7 +15,7 @@ INTERVAL, TIMEOUT = 20.0, 30.0
 class Line:
     def __init__(self) -> None:
         self.signs = 0
-        self.reading = True
+        self.listening = True
         self.seen: list[str] = []
 
     def ping(self) -> None:
@@ -74,9 +74,9 @@ async def test_an_answer_to_the_ping_begins_it_anew(watched):
 
 async def test_who_is_not_read_from_is_not_held_to_answer(watched):
     assert watched.at(INTERVAL + 1) == ["ping"]
-    watched.one.reading = False
+    watched.one.listening = False
     assert watched.at(1000) == ["ping"]
-    watched.one.reading = True
+    watched.one.listening = True
     assert watched.at(1000 + INTERVAL - 1) == ["ping"]
     assert watched.at(1000 + INTERVAL) == ["ping", "ping"]
 

@@ -80,11 +80,13 @@ class Sweep:
             watch.signs, watch.heard, watch.pinged = signs, now, 0.0
         if connection.messages_in != watch.messages_in:
             watch.messages_in, watch.received = connection.messages_in, now
-        if connection.outbox.written != watch.written:
+        wrote = connection.outbox.written != watch.written
+        if wrote:
             watch.written, watch.spoke = connection.outbox.written, now
 
-        if not connection.reading:
-            # Its handler is behind, and what the client says meanwhile is left in its socket, pongs too.
+        if not connection.reading and (wrote or not connection.outbox.paused):
+            # Its handler is behind, and what the client says meanwhile is left in its socket, pongs too. A
+            # client who does not take its answers is the one who is behind.
             watch.heard = watch.received = now
             watch.pinged = 0.0
         if settings.idle_timeout and now - watch.received >= settings.idle_timeout:

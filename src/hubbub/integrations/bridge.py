@@ -160,6 +160,10 @@ def keepalive_of(hub: Hubbub) -> Keepalive:
     return keepalive
 
 
+HELD_UP = 0.05
+"""Seconds that a message takes to be sent where that has to wait for the client."""
+
+
 class WebSocketExchange(ABC):
     """A WebSocket from its handshake on: `send` as ASGI has it, and what the host has to do for it.
 
@@ -169,6 +173,7 @@ class WebSocketExchange(ABC):
     def __init__(self) -> None:
         self.signs = 0
         """How often something was heard of the client."""
+        self._writing = 0
         self._state: Literal["connecting", "refusing", "open", "closed"] = "connecting"
         self._refusal: tuple[int, Headers] = (HTTPStatus.FORBIDDEN, [])
         self._body = b""
@@ -183,7 +188,7 @@ class WebSocketExchange(ABC):
         kind = message["type"]
         if kind == "websocket.send" and self._state == "open":
             text = message.get("text")
-            await self.write(message.get("bytes") or b"" if text is None else text)
+            await self._write(message.get("bytes") or b"" if text is None else text)
         elif kind == "websocket.close" and self._state == "open":
             self._state = "closed"
             await self.close(int(message.get("code") or 1000), message.get("reason") or "")
@@ -201,6 +206,21 @@ class WebSocketExchange(ABC):
                 await self._refuse()
         else:
             raise RuntimeError(f"{kind!r} can't be sent while the WebSocket is {self._state}.")
+
+    async def _write(self, message: str | bytes) -> None:
+        began = asyncio.get_running_loop().time()
+        self._writing += 1
+        try:
+            await self.write(message)
+        finally:
+            self._writing -= 1
+        if asyncio.get_running_loop().time() - began > HELD_UP:
+            self.signs += 1  # of life: it took something
+
+    @property
+    def listening(self) -> bool:
+        """Whether an answer to a ping would be read, or it is the client who takes nothing."""
+        return self.reading or self._writing > 0
 
     async def _refuse(self) -> None:
         self._state = "closed"

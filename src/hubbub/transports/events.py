@@ -36,8 +36,20 @@ class Events:
 
     # For a connection that the hub takes over it is only the way in, but it stays: hence it holds little.
     __slots__ = (
-        "_arrived", "_bytes", "_deadline", "_events", "_keepalive", "_refusal", "_settings", "_state",
-        "_transport", "_writable", "_written", "max_message", "reading", "signs",
+        "_arrived",
+        "_bytes",
+        "_deadline",
+        "_events",
+        "_keepalive",
+        "_reading",
+        "_refusal",
+        "_settings",
+        "_state",
+        "_transport",
+        "_writable",
+        "_written",
+        "max_message",
+        "signs",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +57,7 @@ class Events:
     ) -> None:
         self.max_message = max_message
         self.signs = 0
-        self.reading = True
+        self._reading = True
         self._transport = transport
         self._settings = settings
         self._keepalive = keepalive
@@ -70,7 +82,7 @@ class Events:
         message = self._events.pop(0)
         self._bytes -= len(message.get("text") or message.get("bytes") or b"")
         if not self._events:
-            self.reading = True
+            self._reading = True
             self._transport.resume_reading()
         return message
 
@@ -161,6 +173,11 @@ class Events:
         """Ask the client for a sign of life."""
         self._transport.ping()
 
+    @property
+    def listening(self) -> bool:
+        """Whether an answer would be read, or it is the client who takes nothing."""
+        return self._reading or not self._writable
+
     def silent(self) -> None:
         """Close, with the code of uvicorn's own protocols: no answer came in time."""
         self._close(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
@@ -186,7 +203,7 @@ class Events:
         self._put({"type": "websocket.receive", kind: message})
         if len(self._events) < MAX_WAITING and self._bytes < self._settings.max_inbox_bytes:
             return True
-        self.reading = False
+        self._reading = False
         self._transport.pause_reading()
         return False
 
@@ -200,6 +217,7 @@ class Events:
     def resume_writing(self) -> None:
         """Let `send` go on."""
         self._writable = True
+        self.signs += 1  # of life: it takes what it is sent
         self._written = _wake(self._written)
 
     def failing(self) -> None:
