@@ -13,6 +13,7 @@ import pytest
 import websockets
 
 from hubbub import Connection, ConnectionClosed, ConnectionClosedError, Hubbub, Settings
+from hubbub.engine import handling
 from hubbub.engine.transport import Ending
 from hubbub.transports.native import WebSocketProtocol
 from transports.applications import application
@@ -82,7 +83,8 @@ def test_what_is_sent_in_one_turn_is_one_write(serve, writes):
     assert writes == [100, 100, 100]
 
 
-def test_answers_to_messages_that_arrive_together_are_one_write(serve, writes):
+def test_answers_to_messages_that_arrive_together_are_one_write(serve, writes, monkeypatch):
+    monkeypatch.setattr(handling, "SLICE", 60.0)
     with dial(serve(echoing()), "/echo") as line:
         line.send(b"".join(text(str(number)) for number in range(50)))
         assert [line.message() for _ in range(50)] == [str(number) for number in range(50)]
@@ -321,6 +323,7 @@ def test_the_rest_of_a_fragmented_message_may_follow_the_server_s_close(serve):
         served.begin_to_stop()
         assert line.close_frame()[0] == 1012
         line.send(masked(FIN | CONTINUATION, b"two") + masked(FIN | PING) + closing(1012))
+        assert line.frame() == (FIN | PONG, b"")  # RFC 6455 section 5.5.2: the client has not closed yet
         assert line.rest() == b""
         assert endings.get(timeout=ARRIVES_WITHIN).rcvd.code == 1012
 

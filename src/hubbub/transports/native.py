@@ -35,6 +35,9 @@ EXTENSION = "hubbub"
 FRAMES_PER_TURN = 64
 """Frames other than plain messages that a connection may have read before others get their turn."""
 
+QUIET = 0.1
+"""Seconds in which nothing comes before a line over TLS is closed from this side."""
+
 logger = logging.getLogger("hubbub.native")
 
 
@@ -42,8 +45,8 @@ class WebSocketProtocol(asyncio.Protocol):
     """One WebSocket connection, from the HTTP upgrade to the end of its socket."""
 
     __slots__ = (
-        "_assembler", "_backlog", "_compression", "_config", "_continuing", "_cut", "_discarding",
-        "_handshake", "_listener", "_offset", "_open", "_reading", "_received", "_received_first",
+        "_assembler", "_backlog", "_compression", "_config", "_continuing", "_cut", "_discarding", "_ended",
+        "_handshake", "_listener", "_offset", "_open", "_quiet", "_reading", "_received", "_received_first",
         "_response", "_sent", "_server_state", "_settings", "_socket", "_state", "_writable", "framing",
         "opened", "served_by",
     )  # fmt: skip
@@ -81,6 +84,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._open = False
         self._writable = True
         self._discarding = False
+        self._quiet = False  # whether nothing came since the last look, where it would be discarded
+        self._ended = False  # whether the client sends nothing more
         self._received: tuple[int, str] | None = None
         self._sent: tuple[int, str] | None = None
         self._received_first = False
@@ -104,7 +109,7 @@ class WebSocketProtocol(asyncio.Protocol):
                     return
             self._read(data, position)
         elif self._discarding:
-            pass  # it was refused, and has yet to read so
+            self._quiet = False  # it was refused, and has yet to read so
         elif self._listener is None:
             socket = self._socket
             self.begin(read_head(data), get_local_addr(socket), get_remote_addr(socket), is_ssl(socket))
@@ -129,8 +134,16 @@ class WebSocketProtocol(asyncio.Protocol):
             self._listener.resume_writing()
 
     def eof_received(self) -> None:
-        """Say what there is to say before the event loop closes the socket."""
+        """Read what there is to read, and say what there is to say, before the event loop closes the socket.
+
+        Over TLS it comes together with what was sent before it, whether reading is paused or not: an inbox
+        then takes more than it may hold, once, and no more than the event loop's TLS had in hand.
+        """
+        self._ended = True
         self._respond()
+        while self._open and self._backlog:
+            self._reading = True
+            self._read_backlog()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell the listener how it ended."""
@@ -168,10 +181,8 @@ class WebSocketProtocol(asyncio.Protocol):
         handshake = read_handshake(head, self._settings.compression)
         if isinstance(handshake, bytes):
             self._socket.write(handshake)
-            if self._half_close():
-                self._cut_off()
-            else:
-                self._socket.close()
+            self._half_close()
+            self._cut_off()
             return
         self._handshake = handshake
         if handshake.window_bits is not None:
@@ -258,13 +269,13 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._backlog or not self._reading:
             self._backlog, self._reading = b"", True
             self._socket.resume_reading()
-        if not self._half_close():
-            self._socket.close()
+        self._half_close()
 
     # Frames in
 
     def _read(self, data: bytes, position: int) -> None:
         end, listener = len(data), self._listener
+        self._quiet = False
         frames_left = FRAMES_PER_TURN
         pongs: list[bytes] = []
         while position < end and listener is not None and not self._discarding:
@@ -282,11 +293,12 @@ class WebSocketProtocol(asyncio.Protocol):
                 if position == end or not self._reading:
                     continue
             position = self._assemble(data, position, listener, deliver, pongs)
-        # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out).
-        if pongs and self._sent is None and self._writable:
+        # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out). A close
+        # frame of our own is no reason to (section 5.5.2), one of the client's is: nothing behind it is read.
+        if pongs and self._writable:
             self._socket.write(b"".join(pongs))
         if self._discarding and listener is not None and self._assembler is not None:
-            self._finish(self._assembler, listener)
+            self._finish(self._assembler, listener, last=position == end)
 
     def _assemble(
         self, data: bytes, position: int, listener: Listener, deliver: Deliver, pongs: list[bytes]
@@ -308,8 +320,11 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._assembler = None
         return position
 
-    def _finish(self, assembler: Assembler, listener: Listener) -> None:
-        """Answer a close frame, or a client that broke the protocol; nothing that follows is read."""
+    def _finish(self, assembler: Assembler, listener: Listener, *, last: bool) -> None:
+        """Answer a close frame, or a client that broke the protocol; nothing that follows is read.
+
+        `last` tells whether nothing did follow.
+        """
         self._assembler = None
         if assembler.closed:
             self._received = assembler.ending
@@ -318,23 +333,35 @@ class WebSocketProtocol(asyncio.Protocol):
             self._received_first = assembler.closed
             listener.failing()
             self._socket.write(b"".join(assembler.answers))
-        if not self._half_close():
-            self._socket.close()
-        elif assembler.closed:
+        if assembler.closed and last and not self._socket.can_write_eof():
+            self._socket.close()  # as the client waits for (RFC 6455 section 7.1.1)
+            return
+        self._half_close()
+        if assembler.closed:
             self._cut_off()
             self._tell_end()
 
-    def _half_close(self) -> bool:
-        """Send no more and read no more; false where the whole line can't but be closed, as over TLS.
+    def _half_close(self) -> None:
+        """Send no more and read no more; the end follows from the client's.
 
         Closing the socket would reset it if there is something unread, and the client might never read what
-        was sent last (RFC 6455 section 7.1.1). Its end follows from the client's.
+        was sent last (RFC 6455 section 7.1.1). TLS has no half of a line to close: it is closed as a whole,
+        once nothing comes that asyncio would reset it for.
         """
         self._discarding = True
-        if not self._socket.can_write_eof():
-            return False
-        self._socket.write_eof()
-        return True
+        if self._socket.can_write_eof():
+            self._socket.write_eof()
+        else:
+            self._close_when_quiet()
+
+    def _close_when_quiet(self) -> None:
+        if self._socket.is_closing():
+            return
+        if self._quiet:
+            self._socket.close()
+        else:
+            self._quiet = True
+            asyncio.get_running_loop().call_later(QUIET, self._close_when_quiet)
 
     def _cut_off(self) -> None:
         """End the line if the client does not in time."""
@@ -347,7 +374,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _continue(self) -> None:
         """Read the backlog in the next turn, and only then from the socket again."""
-        if not self._continuing:
+        if not self._continuing and not self._ended:
             self._continuing = True
             if not self._socket.is_closing():
                 self._socket.pause_reading()
@@ -396,7 +423,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Leave what the client sends in its socket."""
-        if self._reading and not self._discarding:
+        if self._reading and not self._discarding and not self._ended:
             self._reading = False
             self._socket.pause_reading()
 
