@@ -9,12 +9,17 @@ import websockets
 from chat_room import nothing_more
 from echo import Say, echo_hub, is_alive
 from fake_transport import FakeTransport, fake_connection
-from hubbub import CloseCode, Connection, Denied, Hubbub, Settings
+from hubbub import CloseCode, Connection, Denied, Hubbub, Message, Settings
 from hubbub.engine.sweep import Sweep
 from told import Gate, Told, have_arrived
 from wire import talk
 
 pytestmark = pytest.mark.anyio
+
+
+class Anything(Message):
+    data: object
+
 
 TOO_MANY = (CloseCode.TOO_MANY_MESSAGES, "too many messages")
 LONG_RUN = 0.001
@@ -249,6 +254,49 @@ async def test_messages_count_before_the_login_too(start):
             await client.send(type="$ping")
         assert await client.closed() == TOO_MANY
         gate.open()
+
+
+# What takes as long as many
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(1000, 2), (100, 11), (99, 22)])
+async def test_what_is_read_of_history_counts_by_the_hundred(start, limit, reads):
+    hub = echo_hub(Settings(max_message_rate=LONG_RUN, max_message_burst=23))
+    room = hub.room("lobby", history=1000)
+    url = start(hub).url
+    async with talk(url) as other, talk(url) as client:
+        for number in range(1000):
+            await room().send(Say(text=str(number)))
+        await client.join("lobby")
+        for _ in range(reads):
+            await client.ask(type="$history", room="lobby", data={"limit": limit})
+        await client.send(type="$history", room="lobby", data={"limit": limit}, id="one too many")
+        assert await client.closed() == TOO_MANY
+        await is_alive(other)
+
+
+@pytest.mark.parametrize(
+    ("subprotocol", "wide", "plain", "burst"),
+    [
+        ("hubbub.v1.json", [[]] * 130_000, "x" * 390_000, 3 * (1 + 8)),
+        ("hubbub.v1.msgpack", [[]] * 25_000, b"x" * 25_000, 3 * (1 + 7)),
+    ],
+    ids=["JSON", "MessagePack"],
+)
+async def test_what_has_to_be_looked_through_counts_by_its_size(start, subprotocol, wide, plain, burst):
+    hub = echo_hub(Settings(max_message_rate=LONG_RUN, max_message_burst=burst))
+
+    @hub.on_message
+    async def anything(message: Anything) -> None: ...
+
+    url = start(hub).url
+    async with talk(url) as other, talk(url, subprotocols=[subprotocol]) as client:
+        for number in range(3):
+            await client.ask(type="anything", data={"data": plain}, id=f"plain {number}")
+            await client.ask(type="anything", data={"data": wide}, id=f"wide {number}")
+        await client.send(type="anything", data={"data": wide}, id="one too many")
+        assert await client.closed() == TOO_MANY
+        await is_alive(other)
 
 
 # Before the login

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import gc
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_transport import fake_connection
+from hubbub.engine import handling
 from hubbub.engine.handling import Handling
 from hubbub.engine.transport import Served
 from hubbub.errors import ConnectionClosed
@@ -98,7 +101,8 @@ async def test_a_message_whose_handler_need_not_wait_is_handled_as_it_comes_in()
     await line.end()
 
 
-async def test_messages_that_come_in_together_are_handled_in_one_turn():
+async def test_messages_that_come_in_together_are_handled_in_one_turn(monkeypatch):
+    monkeypatch.setattr(handling, "SLICE", 60.0)
     line = Line(tell)
 
     def together() -> None:
@@ -108,6 +112,33 @@ async def test_messages_that_come_in_together_are_handled_in_one_turn():
 
     assert await line.call(together) == []
     assert await line.call() == ["a", "b", "c"]
+    await line.end()
+
+
+@pytest.mark.parametrize(("takes", "at_once"), [(0.001, 4), (0.002, 2), (1.0, 1)])
+async def test_messages_that_take_long_leave_others_their_turns(monkeypatch, takes, at_once):
+    clock, eighth, loop = SimpleNamespace(now=0.0, turn=0), asyncio.Event(), asyncio.get_running_loop()
+    monkeypatch.setattr(handling, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(handling, "SLICE", 0.0035)
+
+    async def handle(line: Line, message: str) -> None:
+        clock.now += takes
+        line.told.append(clock.turn)
+        if message == "eighth":
+            eighth.set()
+
+    def others() -> None:
+        clock.turn += 1
+        if not eighth.is_set():
+            loop.call_soon(others)
+
+    line = Line(handle)
+    others()
+    names = ["x"] * 7 + ["eighth"]
+    await line.call(lambda: [line.connection.received(name, more=True) for name in names])
+    async with asyncio.timeout(ENDS_WITHIN):
+        await eighth.wait()
+    assert list(Counter(line.told).values()) == [at_once] * (8 // at_once)
     await line.end()
 
 

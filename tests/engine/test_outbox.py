@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -156,6 +158,22 @@ async def test_a_reader_that_takes_nothing_overflows_past_the_limit():
     outbox.append("b", 1)
     assert outboxes.overflowed == [outbox]
     assert line.writes == []
+
+
+async def test_one_that_is_closed_does_not_hold_whom_it_complains_to():
+    class Owner:
+        def overflowed(self) -> None: ...
+
+    owner = Owner()
+    outbox = Outbox(Line(), Flusher(), 1000, owner.overflowed)
+    gone = weakref.ref(owner)
+    gc.disable()
+    try:
+        del owner
+        outbox.close()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_much_in_one_turn_is_no_slow_reader():

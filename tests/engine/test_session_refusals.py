@@ -252,8 +252,8 @@ async def test_a_large_message_is_looked_at_for_its_depth_while_others_have_thei
 
     monkeypatch.setattr(Codec, "check_depth", noted)
     async with talk(start(hub).url) as client:
-        for text in ("x" * 1000, "x" * 70_000):
-            await client.ask(type="say", id=1, data={"text": text})
+        for text in ("[" * 1000, "x" * 70_000, "[" * 70_000):
+            await client.ask(type="say", id=text[:1], data={"text": text})
         small, large = await threads.next(), await threads.next()
         assert small != large
         assert "AnyIO worker" in large

@@ -33,6 +33,8 @@ class Running:
     def __init__(self, broker: Broker, hub: "Hub") -> None:
         sessions, subscriptions = hub.sessions, Subscriptions(broker, hub.sessions.connections, hub.flusher)
         self.broker = broker
+        self.looking = asyncio.Lock()
+        """Held while a large message is looked through in a thread: one at a time."""
         self.subscriptions = subscriptions
         self.presence = Presence(broker, subscriptions.holds, hub.shown)
         subscriptions.on_news = self.presence.heard

@@ -165,7 +165,12 @@ class Outbox:
         """Drop what waits and take nothing more."""
         self.clear()
         self.writer = _NOWHERE
+        self.overflowed = _nothing  # it is whoever has the outbox: both are to go without a collection
         self.resume()
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Nowhere:

@@ -10,6 +10,7 @@ from ..errors import ConfigurationError, ConnectionClosed, Denied, InvalidMessag
 from ..observe.log import fields, logger
 from ..protocol.codecs import UNREADABLE, Codec, invalid
 from ..protocol.codes import ERROR_CODES, CloseCode, ErrorCode
+from ..protocol.depth import AT_ONCE
 from ..protocol.envelope import (
     VERSION,
     Envelope,
@@ -44,8 +45,8 @@ Authenticate = Callable[[Connection], Awaitable[str | None]]
 
 PONG = Envelope("$pong")
 
-LARGE = 65_536
-"""Bytes, or characters, of a message that is not looked at in one turn of the event loop."""
+READ_AT_ONCE = 100
+"""Messages of history that take as long to be read as one message takes that looks for nothing."""
 
 
 class Session:
@@ -181,11 +182,14 @@ class Session:
             connection.outbox.append(framing(payload, self._codec.binary), len(payload))
 
     async def _check_depth(self, message: str | bytes) -> None:
-        if len(message) > LARGE:
-            # It is looked at byte by byte, perhaps: in a thread, so that others get their turns.
-            await anyio.to_thread.run_sync(self._codec.check_depth, message, self._max_depth)
-        else:
-            self._codec.check_depth(message, self._max_depth)
+        codec, limit, at_once = self._codec, self._max_depth, AT_ONCE[type(message)]
+        if len(message) <= at_once:
+            codec.check_depth(message, limit)
+        elif codec.may_be_deeper(message, limit):
+            self._connection.charge(len(message) // at_once)
+            # In a thread, so that others get their turns; in one only, which has to share the interpreter.
+            async with self._hub.running.looking:
+                await anyio.to_thread.run_sync(codec.check_depth, message, limit)
 
     # What a message asks for
 
@@ -276,6 +280,7 @@ class Session:
             codec=self._codec,
             size=self._hub.settings.max_outbox,
         )
+        self._connection.charge(len(page.messages) // READ_AT_ONCE)
         self._acknowledge(request, page)
 
     async def _presence(self, request: Incoming) -> None:

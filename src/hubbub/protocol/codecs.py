@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from ..errors import InvalidMessage
-from .depth import json_is_deeper, msgpack_is_deeper
+from .depth import json_is_deeper, json_may_be_deeper, msgpack_is_deeper, msgpack_may_be_deeper
 from .envelope import Envelope, Incoming
 
 Kind = TypeVar("Kind")
@@ -32,6 +32,8 @@ pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 _unpack = msgspec.msgpack.Decoder().decode
 
+_Judge = Callable[[str | bytes, int], bool]
+
 
 class Codec:
     """One encoding of the protocol, agreed on as a WebSocket subprotocol.
@@ -50,9 +52,10 @@ class Codec:
         self.encode: Callable[[Envelope], bytes]
         """Return the payload of the WebSocket message for an envelope."""
         self.encode = pack if binary else msgspec.json.Encoder(enc_hook=_plain).encode
-        self._is_deeper = cast(
-            "Callable[[str | bytes, int], bool]", msgpack_is_deeper if binary else json_is_deeper
+        judges = (
+            (msgpack_may_be_deeper, msgpack_is_deeper) if binary else (json_may_be_deeper, json_is_deeper)
         )
+        self._may_be_deeper, self._is_deeper = cast("tuple[_Judge, _Judge]", judges)
 
     def read(self, message: str | bytes) -> Incoming:
         """Return a client's message; :exc:`InvalidMessage` if it is no envelope."""
@@ -71,6 +74,10 @@ class Codec:
     def shallow(self, limit: int) -> int:
         """Return up to which length a message can't have more than `limit` levels, and needs no check."""
         return limit if self.binary else 2 * limit
+
+    def may_be_deeper(self, message: str | bytes, limit: int) -> bool:
+        """Tell in no time whether a message has to be looked through for more than `limit` levels."""
+        return self._may_be_deeper(message, limit)
 
     def check_depth(self, message: str | bytes, limit: int) -> None:
         """Raise :exc:`InvalidMessage` if a message that could be read has more than `limit` levels."""

@@ -1,7 +1,7 @@
 """How deep a message is nested: told from its bytes, and nearly always by counting those that open a level.
 
 Nothing is decoded for it: a value can take fifty times the room of its bytes, and the time to make it.
-Both functions are for messages that were found to be valid.
+The functions are for messages that were found to be valid.
 """
 
 import re
@@ -34,17 +34,31 @@ _LENGTH = [
 """By first byte, how many bytes follow; None where it takes more to tell."""
 
 
+AT_ONCE = {str: 65_536, bytes: 4_096}
+"""Characters of JSON, or bytes of MessagePack, that are looked through in less than a millisecond."""
+
+
+def json_may_be_deeper(text: str, limit: int) -> bool:
+    """Tell whether a JSON text opens more than `limit` arrays and objects, be it in its strings."""
+    return text.count("[") + text.count("{") > limit
+
+
 def json_is_deeper(text: str, limit: int) -> bool:
     """Tell whether a JSON text has more than `limit` levels of arrays and objects."""
-    if text.count("[") + text.count("{") <= limit:
+    if not json_may_be_deeper(text, limit):
         return False
     brackets = _STRING.sub("", text).encode().translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(brackets).cast("b")), default=0) > limit
 
 
+def msgpack_may_be_deeper(data: bytes, limit: int) -> bool:
+    """Tell whether more than `limit` bytes of a MessagePack value are as those that open arrays and maps."""
+    return len(data.translate(None, _NO_CONTAINERS)) > limit
+
+
 def msgpack_is_deeper(data: bytes, limit: int) -> bool:
     """Tell whether a MessagePack value has more than `limit` levels of arrays and maps."""
-    if len(data.translate(None, _NO_CONTAINERS)) <= limit:
+    if not msgpack_may_be_deeper(data, limit):
         return False
     above: list[int] = []
     left, at, end = 1, 0, len(data)

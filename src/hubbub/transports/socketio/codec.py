@@ -69,6 +69,10 @@ class SocketIOCodec(Codec):
         """Return up to which length a message can't have more than `limit` levels, and needs no check."""
         return limit
 
+    def may_be_deeper(self, message: str | bytes, limit: int) -> bool:
+        """Tell in no time whether a message has to be looked through for more than `limit` levels."""
+        return (JSON if isinstance(message, str) else MESSAGEPACK).may_be_deeper(message, limit + 1)
+
     def check_depth(self, message: str | bytes, limit: int) -> None:
         """Raise :exc:`InvalidMessage` if a message that could be read has more than `limit` levels."""
         # The array of the arguments is no level of the data.
