@@ -45,8 +45,8 @@ Authenticate = Callable[[Connection], Awaitable[str | None]]
 
 PONG = Envelope("$pong")
 
-READ_AT_ONCE = 100
-"""Messages of history that take as long to be read as one message takes that looks for nothing."""
+READ_AT_ONCE = 10
+"""Messages of history that cost as much as one message that a client sends."""
 
 
 class Session:
