@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -55,6 +56,26 @@ async def test_a_long_replay_comes_in_order_and_whole(start):
         await ada.join(LOBBY, since=since)
         assert await said(ada, 350) == list(enumerate(texts, 2))
         await nothing_more(ada)
+
+
+async def test_others_have_their_turns_in_a_long_replay(start, monkeypatch):
+    hub, turns, read = Hubbub(), itertools.count(), Told()
+    chat_hub(hub, history=1000)
+    history = MemoryBroker.history
+
+    async def noted(self: MemoryBroker, *arguments: Any) -> History:
+        read(next(turns))
+        asyncio.get_running_loop().call_soon(next, turns)
+        return await history(self, *arguments)
+
+    monkeypatch.setattr(MemoryBroker, "history", noted)
+    async with talk(start(hub).url) as ada:
+        since = await post(ada, "0")
+        await post(ada, *["x"] * 350)
+        await ada.join(LOBBY, since=since)
+        await said(ada, 350)
+    # Between two reads somebody else had one.
+    assert [await read.next() for _ in range(4)] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize("subprotocol", ["hubbub.v1.json", "hubbub.v1.msgpack"])

@@ -51,6 +51,8 @@ class Replay:
                 # History is ahead of the feed, which must not bring again what was read from there.
                 await self._until_feed_moves()
             at = self._membership.reached = reached
+            if at != subscription.position:
+                await asyncio.sleep(0)  # others have their turns in a long replay
 
     @property
     def ended(self) -> bool:
