@@ -31,7 +31,7 @@ check:
 bench:
 	@sh scripts/setup.sh bench
 	.venv/bin/python -m benchmarks $(BENCH_ARGS)
-	$(if $(BENCH_ARGS),,.venv/bin/python -m benchmarks.brokers --broker memory --broker sqlite --broker redis)
+	$(if $(BENCH_ARGS),,.venv/bin/python -m benchmarks.brokers --broker memory --broker sqlite --broker redis --name brokers)
 
 fuzz:
 	@sh scripts/setup.sh fuzz

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks import peers as all_peers
 from benchmarks.peers import Peer
-from benchmarks.report import failures, number, table, write
+from benchmarks.report import RESULTS, failures, number, table, write
 from benchmarks.rounds import Results, measure
 from benchmarks.servers import raise_file_limit
 from benchmarks.works import Reading, Work
@@ -78,7 +78,7 @@ def main(
         int, typer.Option(min=100, help="Rooms of one client each; a client joins 100.")
     ] = 20_000,
     name: Annotated[str, typer.Option(help="Name of the file of figures, after the date.")] = "bench",
-    results: Annotated[Path, typer.Option(help="Folder for it.")] = Path(__file__).parent / "results",
+    results: Annotated[Path, typer.Option(help="Folder for it.")] = RESULTS,
 ) -> None:
     """Measure hubbub beside its peers, in turns: the server on one core, the load generator on another."""
     console = Console()

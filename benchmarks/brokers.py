@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.activity import Watch
-from benchmarks.report import number
+from benchmarks.report import RESULTS, number, save
 from hubbub.brokers import open_broker
 from hubbub.brokers.base import Broker, Entry, Retention
 from hubbub.errors import ConfigurationError
@@ -184,6 +185,10 @@ def main(
     rooms: Annotated[int, typer.Option(min=1, help="Rooms that they publish to, in turn.")] = 20,
     size: Annotated[int, typer.Option(min=0, help="Bytes of a message.")] = 100,
     folder: Annotated[Path | None, typer.Option(help="Folder on the disk to measure, for sqlite.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Write the figures to results/brokers/<date>-<name>.json.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder for that.")] = RESULTS / "brokers",
 ) -> None:
     """Measure brokers in turns, each with a subscriber of every room. Servers are private, with one core."""
     names = list(dict.fromkeys(broker or ("memory", "sqlite")))
@@ -193,33 +198,45 @@ def main(
     if len(CORES) > 1:
         os.sched_setaffinity(0, CORES - {min(CORES)} if set(names) & set(SERVERS) else CORES)
     for _ in range(rounds):
-        for name in (name for name in names if name not in missing):
+        for engine in (each for each in names if each not in missing):
             with TemporaryDirectory(dir=folder) as made:
                 try:
-                    rates, shares = asyncio.run(measure(name, Path(made), seconds, rooms, size, tasks))
+                    rates, shares = asyncio.run(measure(engine, Path(made), seconds, rooms, size, tasks))
                 except ConfigurationError as problem:
-                    missing[name] = str(problem)
+                    missing[engine] = str(problem)
                     continue
             for work, rate in rates.items():
-                readings.setdefault((work, name), []).append(rate)
+                readings.setdefault((work, engine), []).append(rate)
             for work, share in shares.items():
-                busy.setdefault((work, name), []).append(share)
-    for name, reason in missing.items():
-        Console().print(f"Without {name}: {reason}", highlight=False, soft_wrap=True)
+                busy.setdefault((work, engine), []).append(share)
+    for engine, reason in missing.items():
+        Console().print(f"Without {engine}: {reason}", highlight=False, soft_wrap=True)
     shown = Table(title="A second", title_justify="left", box=SIMPLE, pad_edge=False, collapse_padding=True)
     for number_of, heading in enumerate(("", "", "median", "lowest to highest", "server")):
         shown.add_column(heading, justify="right" if number_of > 1 else "left", no_wrap=True)
     for work in dict.fromkeys(work for work, _ in readings):
-        for name in (name for name in names if name not in missing):
-            rates, share = readings[work, name], busy.get((work, name))
+        for engine in (each for each in names if each not in missing):
+            rates, share = readings[work, engine], busy.get((work, engine))
             shown.add_row(
                 work,
-                name.partition("://")[0],
+                engine.partition("://")[0],
                 number(median(rates)),
                 f"{number(min(rates))} to {number(max(rates))}",
                 f"{median(share):.0%}" if share else "",
             )
     Console().print(shown)
+    if name is not None:
+        works = [
+            {
+                "work": work,
+                "broker": engine.partition("://")[0],
+                "rounds": rates,
+                "server": busy.get((work, engine)),
+            }
+            for (work, engine), rates in readings.items()
+        ]
+        options = {"seconds": seconds, "tasks": tasks, "rooms": rooms, "size": size}
+        save(results, name, {"packages": {"hubbub": version("hubbub")}, "options": options, "works": works})
 
 
 if __name__ == "__main__":

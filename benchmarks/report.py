@@ -16,6 +16,8 @@ from benchmarks.activity import SATURATED, Activity
 from benchmarks.peers import Peer
 from benchmarks.rounds import Results
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def table(results: Results) -> Table:
     """One line for each peer, with the first peer's ratio to it."""
@@ -66,22 +68,24 @@ def write(
     options: Mapping[str, object],
     done: Sequence[Results],
 ) -> Path:
-    """Write everything to `<date>-<name>.json` in `folder`, over an older one; return its path."""
-    now = datetime.now().astimezone()
+    """Write everything that was measured of these peers; return the file's path."""
     versions = {name: told for peer in peers for name, told in peer.all_versions().items()}
-    document = {
-        "name": name,
-        "date": now.isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "kernel": f"{platform.system()} {platform.release()}",
-            "python": f"{platform.python_implementation()} {platform.python_version()}",
-        },
-        "packages": dict(sorted(versions.items())),
-        "options": options,
-        "works": [_work(results) for results in done],
+    works = [_work(results) for results in done]
+    return save(
+        folder, name, {"packages": dict(sorted(versions.items())), "options": options, "works": works}
+    )
+
+
+def save(folder: Path, name: str, figures: Mapping[str, object]) -> Path:
+    """Write figures, and of which machine, to `<date>-<name>.json`, over an older one; return its path."""
+    now = datetime.now().astimezone()
+    machine = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
+    document = {"name": name, "date": now.isoformat(timespec="seconds"), "machine": machine, **figures}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d}-{name}.json"
     path.write_text(json.dumps(document, indent=1) + "\n")

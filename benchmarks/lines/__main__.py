@@ -1,15 +1,12 @@
 """`python -m benchmarks.lines`: deliveries a second and memory for each client, over every kind of line."""
 
-import json
 import os
 import select
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Annotated
 
@@ -22,7 +19,7 @@ from benchmarks.activity import settled_memory
 from benchmarks.lines.peers import PEERS, TEXT, Peer
 from benchmarks.lines.subscribers import Subscriber
 from benchmarks.peers import Peer as Command
-from benchmarks.report import number
+from benchmarks.report import RESULTS, number, save
 from benchmarks.servers import serving
 from hubbub.load.connection import BUFFER, PATIENCE
 from hubbub.load.load import without_collection
@@ -154,10 +151,8 @@ def main(
             )
     Console().print(table(readings, subscribers))
     if name is not None:
-        folder = Path(__file__).parent.parent / "results" / "lines"
-        file = folder / f"{datetime.now():%Y-%m-%d}-{name}.json"
         packages = sorted({package for peer in peers for package in peer.packages})
-        document = {
+        figures = {
             "subscribers": subscribers,
             "idle": idle,
             "seconds": seconds,
@@ -166,7 +161,7 @@ def main(
                 {"kind": kind, "peer": peer, "rounds": found} for (kind, peer), found in readings.items()
             ],
         }
-        file.write_text(json.dumps(document, indent=1) + "\n")
+        save(RESULTS / "lines", name, figures)
 
 
 def table(readings: dict[tuple[str, str], list[dict[str, float]]], subscribers: int) -> Table:

@@ -1,5 +1,6 @@
 """The brokers' benchmark measures each of them at each work."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.report import number
 
 from hubbub.testing.servers import PLACES
 
@@ -16,8 +18,8 @@ LINE = re.compile(r"(.+?) +(\w+) +([\d.,]+) +([\d.,]+ to [\d.,]+) *(\d+%)? *")
 PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "nats": "nats-server"}
 
 
-def rows(*brokers: str, folder: Path) -> list[list[str]]:
-    options = ("--rounds", "1", "--seconds", "0.1", "--tasks", "10", "--folder", str(folder))
+def rows(*brokers: str, folder: Path, more: tuple[str, ...] = ()) -> list[list[str]]:
+    options = ("--rounds", "1", "--seconds", "0.1", "--tasks", "10", "--folder", str(folder), *more)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.brokers", *options, *(f"--broker={broker}" for broker in brokers)],
         cwd=ROOT,
@@ -40,6 +42,19 @@ def test_every_broker_has_a_rate_at_every_work(tmp_path: Path) -> None:
     assert [row[:2] for row in found] == [[work, name] for work in WORKS for name in ("memory", "sqlite")]
     assert all(float(row[2].replace(",", "")) > 0 for row in found)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_figures_are_kept_in_a_file_that_has_a_name(tmp_path: Path) -> None:
+    found = rows("memory", folder=tmp_path, more=("--name", "here", "--results", str(tmp_path)))
+
+    (file,) = tmp_path.iterdir()
+    assert file.name.endswith("-here.json")
+    kept = json.loads(file.read_text())
+    assert [(each["work"], each["broker"]) for each in kept["works"]] == [(row[0], row[1]) for row in found]
+    assert [[number(rate) for rate in each["rounds"]] for each in kept["works"]] == [
+        [row[2]] for row in found
+    ]
+    assert kept["machine"]["cores"]
 
 
 @pytest.mark.timeout(120)
