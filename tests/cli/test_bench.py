@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -12,10 +13,14 @@ from http import HTTPStatus
 
 import pytest
 from typer.testing import CliRunner, Result
+from websockets.asyncio.server import broadcast
 
 from cli.test_connect import IDENTITY
 from hubbub import Connection, Denied, Hubbub, Message, Room, Settings
 from hubbub.cli import app
+from hubbub.cli.bench import explain
+from hubbub.load.bench import Figures, Order, Work, run
+from hubbub.load.connection import ABORT
 from plain_server import echo, plain_server, send_on, silent
 
 SHORT = "0.2"
@@ -175,6 +180,9 @@ def test_tls_is_spoken(tmp_path):
         check(figures(url, "--ca", str(certificate), "--connections", "2", "--message", big), 2)
         check(figures(url, "--insecure", "--connections", "2", "--work", "latency"), 2)
         refused = bench(url)
+        without = bench(f"ws://localhost:{server.port}/")
+    assert without.exit_code == 1
+    assert "If it speaks TLS, use wss://" in without.stderr
     assert refused.exit_code == 1
     assert "is not trusted" in refused.stderr
 
@@ -264,6 +272,40 @@ def test_a_server_that_does_not_answer_is_told_of(monkeypatch):
         result = bench(server.url, "--connections", "2")
     assert result.exit_code == 1
     assert "sent nothing" in result.stderr
+
+
+@pytest.mark.parametrize("work", [Work.ECHO, Work.FAN_OUT, Work.LATENCY])
+def test_a_server_that_dies_is_one_kind_of_error_and_no_matter_of_tls(monkeypatch, work):
+    """Of the connections that it had some are reset and some end, some while they send."""
+    for module in ("echo", "fanout", "paced"):
+        monkeypatch.setattr(f"hubbub.load.{module}.TELLS_EVERY", 0.01)
+    measured, died = threading.Event(), threading.Event()
+
+    async def die(connection):
+        async for message in connection:
+            everyone = list(connection.server.connections)
+            if measured.is_set() and not died.is_set():
+                died.set()
+                for number, one in enumerate(everyone):
+                    if number % 2:
+                        one.transport.get_extra_info("socket").setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, ABORT
+                        )
+                    one.transport.abort()
+            else:
+                broadcast(set(everyone) - {connection} if work is Work.FAN_OUT else {connection}, message)
+
+    def watch(what: str, done: float, total: float, figures: Figures) -> None:
+        if what == work and figures.count:
+            measured.set()
+
+    with plain_server(die) as server:
+        order = Order(server.target, "/", work, 10, 20, message="hi", rate=1000)
+        found = run(order, lambda error: explain(error, server.url), watch)
+    assert list(found.errors) == ["The server broke a connection off."]
+    assert found.count > 0
+    if work is Work.ECHO:
+        assert found.errors.total() == 10
 
 
 def test_ctrl_c_ends_it_with_the_figures_so_far():

@@ -270,6 +270,18 @@ def test_parting_waits_only_so_long_for_a_server_that_does_not_answer(monkeypatc
         connections[1].abort()
 
 
+def test_parting_does_not_wait_for_who_can_not_be_told():
+    near, far = socket.socketpair()
+    with plain_server(echo) as server:
+        connections = [Connection(server.target, ROOT) for _ in range(2)]
+        connections[0].socket.close()
+        connections[0].socket = near
+        far.close()  # so that there is something to be read, the end, but nobody to be told
+        part(connections)
+        for connection in connections:
+            connection.abort()
+
+
 def test_nobody_is_left_open_if_a_load_can_not_begin():
     with plain_server(send_on) as server, pytest.raises(ValueError, match="Expected"):
         RoomsLoad(

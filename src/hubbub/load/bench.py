@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from .connection import MOST_OTHERS, Connection
+from .connection import BROKEN_OFF, MOST_OTHERS, Connection
 from .echo import EchoLoad
 from .fanout import FanOutLoad
+from .frames import Closed
 from .idle import IdleConnections
 from .latencies import Latencies
 from .line import Line, Target
@@ -103,6 +104,8 @@ def run(order: Order, explain: Callable[[Exception], str], watch: Watcher) -> Fi
     figures = Figures(hubbub=False, unit=UNITS[order.work])
 
     def lost(error: Exception) -> None:
+        if isinstance(error, BROKEN_OFF):
+            error = Closed()
         figures.errors[explain(error)] += 1
 
     try:

@@ -23,6 +23,14 @@ BUFFER = 2**18
 """Bytes that a load receives at once at the most."""
 WOULD_BLOCK = BlockingIOError, ssl.SSLWantWriteError
 """What sending on a released socket raises while the server has not read enough of what was sent before."""
+BROKEN_OFF = (
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+"""What sending and receiving raise where the server is gone: which of them is a matter of the moment."""
 OFFER = "permessage-deflate; client_max_window_bits"
 
 

@@ -129,12 +129,13 @@ def part(connections: Iterable[Connection]) -> None:
     deadline = time.monotonic() + PARTS_WITHIN
     with select.epoll() as epoll:
         for number, connection in list(waited_for.items()):
-            epoll.register(number, select.EPOLLIN)
             connection.let_go()
             try:
                 connection.socket.send(masked(GOOD_BYE, CLOSE))
             except OSError:
                 del waited_for[number]  # it can't be told
+            else:
+                epoll.register(number, select.EPOLLIN)
         while waited_for and (left := deadline - time.monotonic()) > 0:
             for number, _ in epoll.poll(left):
                 try:

@@ -4,7 +4,7 @@ import select
 import time
 from collections.abc import Iterable, Sequence
 
-from .connection import BUFFER, PATIENCE, WOULD_BLOCK, Connection
+from .connection import BROKEN_OFF, BUFFER, PATIENCE, WOULD_BLOCK, Connection
 from .frames import Closed, raise_errors
 from .latencies import Latencies
 from .load import TELLS_EVERY, Load, Lost, Tell, fail, untold
@@ -147,6 +147,8 @@ class PacedLoad(Load):
                 return
         except WOULD_BLOCK:
             pass
+        except BROKEN_OFF:
+            return  # it is lost when that is read, and with it what the server said before
         raise TimeoutError("The server reads more slowly than messages are due.")
 
     def _lose(self, number: int, error: OSError) -> None:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from .connection import PATIENCE, Connection
-from .frames import Answered
+from .frames import Answered, Closed
 from .line import Line, Step, Target
 from .load import part
 from .numbered import Numbered
@@ -31,7 +31,10 @@ def find_out(target: Target, path: str) -> Speech:
 
     Raises :exc:`Refused`, :exc:`OSError`, or :exc:`Answered` if the server refuses the login.
     """
-    connection = Connection(target, Line(path))
+    try:
+        connection = Connection(target, Line(path))
+    except Closed as closed:  # not so by a server that speaks WebSocket: later the same means something else
+        raise ConnectionResetError(str(closed)) from None
     try:
         if not connection.hears(PATIENCE if connection.subprotocol == SUBPROTOCOL else SPEAKS_WITHIN):
             return Speech(Line(path), hubbub=False)
