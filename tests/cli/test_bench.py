@@ -41,7 +41,7 @@ def hub() -> Hubbub:
     @hub.authenticate
     async def who(connection: Connection) -> str | None:
         if connection.token == "stranger":
-            raise Denied("Who are you?")
+            raise Denied("Who are you?\n\x1b[2J")
         return connection.token
 
     @hub.on_message
@@ -215,6 +215,23 @@ def test_what_can_not_be_measured_is_said_in_words(serve, hub, arguments, status
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--token", "stranger"], "The server refused the login: denied. Who are you?\\n\\u001b[2J"),
+        (
+            ["--message", '{"type": "shout"}'],
+            "The server answered with an error: unknown_type. Nothing in the hub",
+        ),
+    ],
+)
+def test_an_error_of_hubbubs_is_told_in_one_line_by_its_code_and_message(serve, hub, arguments, said):
+    result = bench(serve(hub).url, "--connections", "2", *arguments)
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"hubbub: {said}")
+    assert "{" not in line
+
+
 def test_a_wrong_path_is_told(start, hub):
     result = bench(f"{start(hub).url}/nowhere")
     assert result.exit_code == 1
@@ -225,6 +242,16 @@ def test_a_server_that_is_not_there_is_told():
     result = bench(nobody())
     assert result.exit_code == 1
     assert "refuses connections. Is the server running" in result.stderr
+
+
+def test_what_a_refusal_says_does_not_reach_the_terminal_as_it_is():
+    def refuse(connection, request):
+        return connection.respond(HTTPStatus.FORBIDDEN, "not you\x1b[2J\n")
+
+    with plain_server(silent, process_request=refuse) as server:
+        result = bench(server.url)
+    assert "403" in result.stderr
+    assert "not you\\u001b[2J" in result.stderr
 
 
 def test_a_server_that_takes_no_more_is_told_of_with_the_setting():

@@ -56,6 +56,15 @@ def test_a_close_frame_says_code_and_reason():
 
 
 def test_an_error_of_hubbubs_is_no_answer():
-    with pytest.raises(Answered, match="denied"):
-        raise_errors(b'{"type":"$error","data":{"code":"denied"}}')
+    with pytest.raises(Answered, match=r"^The server answered with an error: denied\. Who are you\?$"):
+        raise_errors(b'{"type":"$error","data":{"code":"denied","message":"Who are you?","retry":false}}')
+    for other in (
+        b'"data":{"code":"denied"}}',
+        b'"data":7}',
+        b'"data":',
+        b'"x":' + b"[" * 100_000,
+        b'"x":"\xff"}',
+    ):
+        with pytest.raises(Answered, match="not as hubbub does"):
+            raise_errors(b'{"type":"$error",' + other)
     raise_errors(b'{"type":"say","data":{"text":"$error"}}')

@@ -166,7 +166,7 @@ def explain(error: Exception, url: str) -> str:
             reason = error.head.partition("\r\n")[0].partition(" ")[2].partition(" ")[2]
             response = Response(error.status, reason, Headers(), error.body.encode())
             said = where.explain(InvalidStatus(response), where.Target(url))
-            return f"{said} {LIMITED.get(error.status, '')}".rstrip()
+            return escape(f"{said} {LIMITED.get(error.status, '')}".rstrip())
         case Closed(code=1006):
             return "The server broke a connection off."
         case Closed():

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 
 FIN = 0x80
@@ -13,6 +14,8 @@ CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
 
+LONGEST_SHOWN = 300
+"""How many bytes are shown of what can't be understood."""
 LARGEST = 16 * 2**20
 """The most bytes that a frame from the server may have; a larger one is an error."""
 
@@ -51,13 +54,19 @@ def unmasked(payload: bytes, opcode: int = TEXT, *, compressed: bool = False) ->
 
 
 class Answered(ValueError):
-    """A hubbub server answered with an ``$error``."""
+    """A hubbub server answered with an ``$error``; the text has its code and what it says."""
 
 
-def raise_errors(payload: bytes) -> None:
-    """Raise :exc:`Answered` if a message is an error of a hubbub server's."""
-    if payload.startswith(b'{"type":"$error"'):
-        raise Answered(f"The server answered with an error: {payload.decode(errors='replace')}")
+def raise_errors(payload: bytes, what: str = "The server answered with an error") -> None:
+    """Raise :exc:`Answered` if a message is an error of a hubbub server's: that is `what` it did."""
+    if not payload.startswith(b'{"type":"$error"'):
+        return
+    try:
+        error = json.loads(payload)["data"]
+        said = f": {error['code']}. {error['message']}"
+    except (ValueError, LookupError, TypeError, RecursionError):
+        said = f", but not as hubbub does: {payload[:LONGEST_SHOWN]!r}"
+    raise Answered(what + said)
 
 
 def client_frame(data: bytes | bytearray) -> tuple[int, bytes] | None:

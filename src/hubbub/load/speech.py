@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from .connection import PATIENCE, Connection
-from .frames import Answered, Closed
+from .frames import Closed, raise_errors
 from .line import Line, Step, Target
 from .load import part
 from .numbered import Numbered
@@ -42,8 +42,7 @@ def find_out(target: Target, path: str) -> Speech:
     finally:
         part([connection])
         connection.abort()
-    if first.startswith(b'{"type":"$error"'):
-        raise Answered(f"The server refused the login: {first.decode(errors='replace')}")
+    raise_errors(first, "The server refused the login")
     if WELCOME.answer in first:
         return Speech(Line(path, (WELCOME,)), hubbub=True)
     return Speech(Line(path, (GREETING,)), hubbub=False)
