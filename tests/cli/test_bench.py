@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -18,7 +19,7 @@ from websockets.asyncio.server import broadcast
 from cli.test_connect import IDENTITY
 from hubbub import Connection, Denied, Hubbub, Message, Room, Settings
 from hubbub.cli import app
-from hubbub.cli.bench import explain
+from hubbub.cli.bench import duration, explain
 from hubbub.load.bench import Figures, Order, Work, run
 from hubbub.load.connection import ABORT
 from plain_server import echo, plain_server, send_on, silent
@@ -152,6 +153,29 @@ def test_people_are_shown_a_table(serve, hub):
         assert heading in result.stdout
     assert " ms" in result.stdout
     assert result.stderr == ""  # no progress where nobody looks
+
+
+def test_figures_are_whole_on_a_narrow_terminal(monkeypatch, serve, hub):
+    monkeypatch.setenv("COLUMNS", "30")
+    result = bench(serve(hub).url, "--connections", "2")
+    rows = dict(re.findall(r"^ (\S+) +(\S+(?: m?s)?) *$", result.stdout, re.MULTILINE))
+    assert list(rows) == ["answers/s", "p50", "p99", "max", "connections", "errors"]
+    assert "…" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0.000123, "0.123 ms"),
+        (0.0123, "12.3 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.00 s"),
+        (2.49, "2.49 s"),
+        (1234.5, "1,234.50 s"),
+    ],
+)
+def test_durations_are_written_without_powers_of_ten(seconds, written):
+    assert duration(seconds) == written
 
 
 def test_waiting_for_the_next_message_to_be_due_does_not_count_as_work():

@@ -258,12 +258,16 @@ def _print(console: Console, place: str, order: Order, figures: Figures) -> None
         markup=False,
         soft_wrap=True,
     )
-    table = Table(box=SIMPLE, pad_edge=False)
-    for heading in (figures.unit, "p50", "p99", "max", "connections", "errors"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    durations = found.percentile(50), found.percentile(99), found.longest
-    shown = [f"{seconds * 1e3:.3g} ms" if found else "" for seconds in durations]
-    table.add_row(f"{figures.rate:,.0f}", *shown, str(figures.connections), str(figures.errors.total()))
+    table = Table(box=SIMPLE, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_row(figures.unit, f"{figures.rate:,.0f}")
+    if found:
+        table.add_row("p50", duration(found.percentile(50)))
+        table.add_row("p99", duration(found.percentile(99)))
+        table.add_row("max", duration(found.longest))
+    table.add_row("connections", f"{figures.connections:,}")
+    table.add_row("errors", f"{figures.errors.total():,}")
     console.print(table)
     if found:
         console.print(f"p50, p99 and max: {MEANS[order.work]}.", soft_wrap=True)
@@ -275,3 +279,8 @@ def _print(console: Console, place: str, order: Order, figures: Figures) -> None
         console.print(f"{times:,} times: {sentence}", markup=False, soft_wrap=True)
     if figures.interrupted:
         console.print("Interrupted: these are the figures so far.")
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with three digits."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
