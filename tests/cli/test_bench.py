@@ -1,5 +1,6 @@
 """``hubbub bench`` as its users run it, against real servers."""
 
+import asyncio
 import json
 import os
 import re
@@ -19,10 +20,10 @@ from websockets.asyncio.server import broadcast
 from cli.test_connect import IDENTITY
 from hubbub import Connection, Denied, Hubbub, Message, Room, Settings
 from hubbub.cli import app
-from hubbub.cli.bench import duration, explain
-from hubbub.load.bench import Figures, Order, Work, run
+from hubbub.cli.bench import duration
+from hubbub.load.bench import Figures, Watcher, Work
 from hubbub.load.connection import ABORT
-from plain_server import echo, plain_server, send_on, silent
+from plain_server import Handler, echo, plain_server, send_on, silent
 
 SHORT = "0.2"
 
@@ -75,6 +76,7 @@ def check(found: dict[str, object], connections: int) -> None:
     assert 0 <= latency["p50"] <= latency["p99"] <= latency["max"]
     assert found["errors"] == {}
     assert found["interrupted"] is False
+    assert found["ended_after"] is None
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,7 @@ def test_people_are_shown_a_table(serve, hub):
     for heading in ("answers/s", "p50", "p99", "max", "connections", "errors"):
         assert heading in result.stdout
     assert " ms" in result.stdout
+    assert "Ended" not in result.stdout
     assert result.stderr == ""  # no progress where nobody looks
 
 
@@ -290,6 +293,7 @@ def test_a_server_that_takes_no_more_is_told_of_with_the_setting():
     with plain_server(silent, process_request=refuse_after_three) as server:
         found = figures(server.url, "--work", "connections", "--connections", "5", status=3)
     assert found["connections"] == 2  # one was for finding out what is spoken
+    assert found["ended_after"] is None
     [(sentence, times)] = found["errors"].items()
     assert times == 3
     assert "503" in sentence
@@ -325,11 +329,137 @@ def test_a_server_that_does_not_answer_is_told_of(monkeypatch):
     assert "sent nothing" in result.stderr
 
 
-@pytest.mark.parametrize("work", [Work.ECHO, Work.FAN_OUT, Work.LATENCY])
-def test_a_server_that_dies_is_one_kind_of_error_and_no_matter_of_tls(monkeypatch, work):
-    """Of the connections that it had some are reset and some end, some while they send."""
+@pytest.fixture
+def shown(monkeypatch):
+    """Have what a test adds hear what is shown while a load goes on."""
+    listeners: list[Watcher] = []
+
+    def show(bar: object, what: str, done: float, total: float, figures: Figures) -> None:
+        for listener in listeners:
+            listener(what, done, total, figures)
+
+    monkeypatch.setattr("hubbub.cli.bench._Bar.show", show)
     for module in ("echo", "fanout", "paced"):
         monkeypatch.setattr(f"hubbub.load.{module}.TELLS_EVERY", 0.01)
+    return listeners.append
+
+
+def closing(when: threading.Event) -> Handler:
+    """Answer; from `when` on close instead."""
+
+    async def handle(connection):
+        async for message in connection:
+            if when.is_set():
+                await connection.close(4529, "too many messages")
+            else:
+                await connection.send(message)
+
+    return handle
+
+
+def test_what_is_shown_tells_the_warm_up_from_what_is_measured(shown):
+    stages: list[str] = []
+    shown(lambda what, *_: stages.append(what))
+    with plain_server(echo) as server:
+        assert bench(server.url, "--connections", "2").exit_code == 0
+    assert list(dict.fromkeys(stages)) == ["connecting", "warming up", "echo"]
+    assert stages.count("warming up") > 1
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--work", "latency"]])
+def test_a_load_that_ends_while_it_warms_up_has_no_figures(shown, more):
+    warm = threading.Event()
+    shown(lambda what, *_: warm.set() if what == "warming up" else None)
+    with plain_server(closing(warm)) as server:
+        result = bench(server.url, "--connections", "2", *more)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    closed, ended = result.stderr.splitlines()
+    assert closed.startswith("hubbub: 2 times: The server closed a connection: 4529")
+    assert ended == "hubbub: It ended before anything was measured."
+
+
+@pytest.mark.parametrize("work", ["echo", "fan-out", "connections", "latency"])
+def test_a_server_that_takes_nobody_in_leaves_no_figures(work):
+    taken = []
+
+    def refuse_after_one(connection, request):
+        taken.append(request)
+        return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "") if len(taken) > 1 else None
+
+    with plain_server(silent, process_request=refuse_after_one) as server:
+        result = bench(server.url, "--work", work, "--connections", "3")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "503" in result.stderr.splitlines()[0]
+    assert "wss://" not in result.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_load_that_ends_early_says_after_how_long(shown, as_json):
+    measured = threading.Event()
+    shown(lambda what, done, total, figures: measured.set() if figures.count else None)
+    with plain_server(closing(measured)) as server:
+        arguments = ["--connections", "2", "--seconds", "30", *(["--json"] if as_json else [])]
+        result = bench(server.url, *arguments)
+    assert result.exit_code == 3
+    if as_json:
+        found = json.loads(result.stdout)
+        assert found["asked_seconds"] == 30
+        assert 0 < found["ended_after"] == found["seconds"] < 30
+    else:
+        assert re.search(r"^Ended after \d+\.\d s of 30 s\.$", result.stdout, re.MULTILINE)
+
+
+def test_connections_that_are_not_held_to_the_end_are_told_of(shown):
+    opened = threading.Event()
+    shown(lambda what, done, total, figures: opened.set() if done == total else None)
+
+    async def close_then(connection):
+        await asyncio.to_thread(opened.wait, 20)
+
+    with plain_server(close_then) as server:
+        result = bench(server.url, "--work", "connections", "--connections", "2", "--seconds", "30")
+    assert result.exit_code == 3
+    assert re.search(r"^Ended after they were held for \d+\.\d s of 30 s\.$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_while_connections_are_opened_leaves_their_figures(shown, as_json):
+    def interrupt(what: str, done: float, total: float, figures: Figures) -> None:
+        if (what, done) == ("opening", 40):
+            raise KeyboardInterrupt
+
+    shown(interrupt)
+    with plain_server(silent) as server:
+        arguments = ["--work", "connections", "--connections", "100", *(["--json"] if as_json else [])]
+        result = bench(server.url, *arguments)
+    assert result.exit_code == 130
+    if as_json:
+        found = json.loads(result.stdout)
+        assert (found["connections"], found["interrupted"], found["ended_after"]) == (40, True, 0)
+        assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["max"]
+    else:
+        assert "p99" in result.stdout
+        assert "Interrupted after they were held for 0.0 s of 0.2 s." in result.stdout
+
+
+def test_ctrl_c_before_anything_is_measured_leaves_no_figures(shown):
+    def interrupt(what: str, done: float, total: float, figures: Figures) -> None:
+        if what == "warming up" and done:
+            raise KeyboardInterrupt
+
+    shown(interrupt)
+    with plain_server(echo) as server:
+        result = bench(server.url, "--connections", "2")
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    assert result.stderr == "hubbub: Interrupted before anything was measured.\n"
+
+
+@pytest.mark.parametrize("work", [Work.ECHO, Work.FAN_OUT, Work.LATENCY])
+def test_a_server_that_dies_is_one_kind_of_error_and_no_matter_of_tls(shown, work):
+    """Of the connections that it had some are reset and some end, some while they send."""
     measured, died = threading.Event(), threading.Event()
 
     async def die(connection):
@@ -350,13 +480,14 @@ def test_a_server_that_dies_is_one_kind_of_error_and_no_matter_of_tls(monkeypatc
         if what == work and figures.count:
             measured.set()
 
+    shown(watch)
     with plain_server(die) as server:
-        order = Order(server.target, "/", work, 10, 20, message="hi", rate=1000)
-        found = run(order, lambda error: explain(error, server.url), watch)
-    assert list(found.errors) == ["The server broke a connection off."]
-    assert found.count > 0
+        rate = ["--rate", "1000"] if work is Work.LATENCY else []
+        arguments = ["--work", work, "--connections", "10", "--seconds", "20", *rate]
+        errors = figures(server.url, *arguments, status=3)["errors"]
+    assert list(errors) == ["The server broke a connection off."]
     if work is Work.ECHO:
-        assert found.errors.total() == 10
+        assert list(errors.values()) == [10]
 
 
 def test_ctrl_c_ends_it_with_the_figures_so_far():
@@ -385,7 +516,7 @@ def test_ctrl_c_ends_it_with_the_figures_so_far():
             process.kill()
             process.wait()
     assert process.returncode == 130
-    assert "Interrupted: these are the figures so far." in output
+    assert re.search(r"^Interrupted after \d+\.\d s of 600 s\.$", output, re.MULTILINE)
     assert "answers/s" in output
     assert errors == ""
 

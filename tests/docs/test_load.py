@@ -31,6 +31,8 @@ def test_the_application_of_the_page_is_loaded_as_it_says(shelf, serve, monkeypa
         "unit",
         "count",
         "seconds",
+        "asked_seconds",
+        "ended_after",
         "latency_ms",
         "connections",
         "errors",

@@ -65,7 +65,16 @@ def bench(
         ),
     ] = Work.ECHO,
     connections: Annotated[int, typer.Option(min=1, max=50_000, metavar="N", help="How many.")] = 50,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="For how long.")] = 5.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            max=3600,
+            metavar="SECONDS",
+            help="For how long. All works but connections warm up before that, unmeasured: for a quarter of "
+            "it, and at most 1 s.",
+        ),
+    ] = 5.0,
     room: Annotated[
         str | None, typer.Option(metavar="NAME", help="The room to join, on a hubbub server.")
     ] = None,
@@ -143,17 +152,38 @@ def bench(
         with _Bar(diagnostics) as bar:
             figures = run(order, lambda error: explain(error, url), bar.show)
     except (OSError, ValueError) as error:
-        diagnostics.print(f"[bold red]hubbub:[/] {markup_escaped(explain(error, url))}")
+        _complain(diagnostics, explain(error, url))
         raise typer.Exit(
             ExitCode.WRONG_USAGE if isinstance(error, Unclear) else ExitCode.NOT_CONNECTED
         ) from None
-    if as_json:
+    if not figures.count:
+        _complain(diagnostics, *_told(figures), _why_nothing(figures))
+    elif as_json:
         print(json.dumps(_document(place, order, figures), indent=1))
     else:
         _print(Console(highlight=False), place, order, figures)
     if figures.interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
+    if not figures.count:
+        raise typer.Exit(ExitCode.NOT_CONNECTED)
     raise typer.Exit(ExitCode.ABNORMAL if figures.errors else ExitCode.NORMAL)
+
+
+def _complain(console: Console, *sentences: str) -> None:
+    for sentence in filter(None, sentences):
+        console.print(f"[bold red]hubbub:[/] {markup_escaped(sentence)}")
+
+
+def _told(figures: Figures) -> list[str]:
+    """What went wrong, the most frequent first."""
+    return [f"{times:,} times: {said}" if times > 1 else said for said, times in figures.errors.most_common()]
+
+
+def _why_nothing(figures: Figures) -> str:
+    """Say why there are no figures, where that is not said by what went wrong."""
+    if figures.interrupted:
+        return "Interrupted before anything was measured."
+    return "" if figures.errors.total() == 1 else "It ended before anything was measured."
 
 
 def explain(error: Exception, url: str) -> str:
@@ -235,6 +265,8 @@ def _document(place: str, order: Order, figures: Figures) -> dict[str, object]:
         "work": order.work.value,
         "connections": figures.connections,
         "seconds": round(figures.seconds, 6),
+        "asked_seconds": order.seconds,
+        "ended_after": None if figures.whole else round(figures.lasted, 6),
         "count": figures.count,
         "rate": round(figures.rate, 1),
         "unit": figures.unit,
@@ -271,14 +303,16 @@ def _print(console: Console, place: str, order: Order, figures: Figures) -> None
     console.print(table)
     if found:
         console.print(f"p50, p99 and max: {MEANS[order.work]}.", soft_wrap=True)
+    if not figures.whole:
+        ended = "Interrupted" if figures.interrupted else "Ended"
+        held = "they were held for " if order.work is Work.CONNECTIONS else ""
+        console.print(f"{ended} after {held}{figures.lasted:.1f} s of {order.seconds:g} s.", soft_wrap=True)
     if figures.busy >= SATURATED:
         console.print(
             "The load generator was busy all the time: the server can do more than this.", soft_wrap=True
         )
-    for sentence, times in figures.errors.most_common():
-        console.print(f"{times:,} times: {sentence}", markup=False, soft_wrap=True)
-    if figures.interrupted:
-        console.print("Interrupted: these are the figures so far.")
+    for sentence in _told(figures):
+        console.print(sentence, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

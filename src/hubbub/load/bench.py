@@ -22,6 +22,9 @@ from .streams import Messages
 
 AT_ONCE = 32
 """Connections that are opened at the same time."""
+WARM_UP = 0.25
+"""The share of the time that a load goes on for before it is measured; the server has got going then."""
+LONGEST_WARM_UP = 1.0
 HOLDS = 0.25
 """Seconds for which connections are held between two looks at how far it is."""
 
@@ -66,7 +69,13 @@ class Figures:
     connections: int = 0
     """How many there are at the end, without the one that publishes."""
     count: int = 0
+    """How many were measured. Without any there are no figures."""
     seconds: float = 0.0
+    """How long that took."""
+    lasted: float = 0.0
+    """Seconds of what was asked for: the same, but for connections how long they were held."""
+    whole: bool = False
+    """Whether it went on until the end, with at least one connection."""
     busy: float = 0.0
     """The share of the time that this process worked. Near 1 the server can do more than was asked of it."""
     latencies: Latencies = field(default_factory=Latencies)
@@ -96,10 +105,10 @@ UNITS = {
 
 
 def run(order: Order, explain: Callable[[Exception], str], watch: Watcher) -> Figures:
-    """Load the server as ordered; Ctrl-C ends it with the figures so far.
+    """Load the server as ordered; Ctrl-C ends it with the figures so far, and so does what goes wrong.
 
-    `explain` puts into words what went wrong with a connection. Raises :exc:`Unclear`, another
-    :exc:`ValueError` or :exc:`OSError` if nothing could be measured.
+    `explain` puts into words what that was. Raises :exc:`Unclear`, or another :exc:`ValueError` or
+    :exc:`OSError` if not even the first connection could be opened.
     """
     figures = Figures(hubbub=False, unit=UNITS[order.work])
 
@@ -111,16 +120,17 @@ def run(order: Order, explain: Callable[[Exception], str], watch: Watcher) -> Fi
     try:
         speech = find_out(order.target, order.path)
         figures.hubbub = speech.hubbub
-        if order.work is Work.CONNECTIONS:
-            _hold(order, speech, figures, lost, watch)
-        else:
-            _go_on(order, speech, figures, lost, watch)
+        try:
+            if order.work is Work.CONNECTIONS:
+                _hold(order, speech, figures, lost, watch)
+            else:
+                _go_on(order, speech, figures, lost, watch)
+        except Unclear:
+            raise
+        except (OSError, ValueError) as error:
+            lost(error)
     except KeyboardInterrupt:
         figures.interrupted = True
-    except (OSError, ValueError) as error:
-        if not figures.count:
-            raise
-        lost(error)
     return figures
 
 
@@ -128,15 +138,17 @@ def _go_on(order: Order, speech: Speech, figures: Figures, lost: Lost, watch: Wa
     """Run a load."""
     watch("connecting", 0, order.connections, figures)
     with _load(order, speech, lost) as load:
-        load.run(min(order.seconds / 4, 1.0))
+        warm_up, began = min(order.seconds * WARM_UP, LONGEST_WARM_UP), time.perf_counter()
+        watch("warming up", 0, warm_up, figures)
+        load.run(warm_up, lambda _: watch("warming up", time.perf_counter() - began, warm_up, figures))
         load.latencies.clear()
         figures.latencies = load.latencies
         figures.connections = len(load)
-        began, worked, spun = time.perf_counter(), time.process_time(), load.spun
+        measured_since, worked, spun = time.perf_counter(), time.process_time(), load.spun
 
         def tell(count: int) -> None:
             figures.count = count
-            figures.seconds = time.perf_counter() - began
+            figures.seconds = figures.lasted = time.perf_counter() - measured_since
             busy = time.process_time() - worked - (load.spun - spun)
             figures.busy = max(0.0, busy / figures.seconds)
             figures.connections = len(load)
@@ -144,6 +156,7 @@ def _go_on(order: Order, speech: Speech, figures: Figures, lost: Lost, watch: Wa
 
         try:
             load.run(order.seconds, tell)
+            figures.whole = len(load) > 0
         finally:
             part(load.everyone())
 
@@ -205,7 +218,7 @@ def _published(order: Order, speech: Speech) -> tuple[Line, bytes]:
 def _open(order: Order, line: Line, lost: Lost) -> list[Connection]:
     made = open_all(lambda _: Connection(order.target, line), order.connections, lost, at_once=AT_ONCE)
     if not made:
-        raise ConnectionError("No connection could be opened.")
+        raise ValueError("No connection could be opened.")
     return made
 
 
@@ -213,6 +226,7 @@ def _hold(order: Order, speech: Speech, figures: Figures, lost: Lost, watch: Wat
     """Open connections and hold them for the time."""
     line = joined(speech, order.room) if speech.hubbub and order.room is not None else speech.line
     idle = IdleConnections(order.target, line, lost=lost, at_once=AT_ONCE)
+    figures.latencies = idle.latencies
     began, worked = time.perf_counter(), time.process_time()
 
     def tell(count: int) -> None:
@@ -223,12 +237,13 @@ def _hold(order: Order, speech: Speech, figures: Figures, lost: Lost, watch: Wat
 
     try:
         idle.open(order.connections, tell)
-        figures.latencies = idle.latencies
         held_since = time.perf_counter()
-        while (left := order.seconds - (time.perf_counter() - held_since)) > 0 and len(idle):
-            idle.hold(min(HOLDS, left))
+        while figures.lasted < order.seconds and len(idle):
+            idle.hold(min(HOLDS, order.seconds - figures.lasted))
+            figures.lasted = time.perf_counter() - held_since
             figures.connections = len(idle)
-            watch("holding", order.seconds - left, order.seconds, figures)
+            watch("holding", figures.lasted, order.seconds, figures)
+        figures.whole = len(idle) > 0
     finally:
         part(idle.everyone())
         idle.close()

@@ -50,15 +50,11 @@ class IdleConnections:
             took.append(time.perf_counter() - began)
             return connection
 
-        made = open_all(
-            connect,
-            count,
-            self._lost,
-            at_once=self._at_once,
-            tell=tell,
-        )
-        for seconds in took:
-            self.latencies.add(seconds)
+        try:
+            made = open_all(connect, count, self._lost, at_once=self._at_once, tell=tell)
+        finally:
+            for seconds in took:
+                self.latencies.add(seconds)
         for connection in made:
             messages = Messages(connection)
             self._connections[connection.socket.fileno()] = connection, messages
