@@ -80,21 +80,21 @@ def check(found: dict[str, object], connections: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "arguments"),
+    ("work", "arguments", "unit"),
     [
-        ("echo", []),
-        ("echo", ["--message", SAY, "--token", "ada"]),
-        ("fan-out", ["--room", "talk/1", "--message", SAY]),
-        ("fan-out", ["--room", "talk/1", "--message", SAY, "--in-flight", "4"]),
-        ("connections", []),
-        ("connections", ["--room", "talk/1"]),
-        ("latency", []),
-        ("latency", ["--room", "talk/1", "--message", SAY, "--rate", "50"]),
+        ("echo", [], "answers/s"),
+        ("echo", ["--message", SAY, "--token", "ada"], "answers/s"),
+        ("fan-out", ["--room", "talk/1", "--message", SAY], "deliveries/s"),
+        ("fan-out", ["--room", "talk/1", "--message", SAY, "--in-flight", "4"], "deliveries/s"),
+        ("connections", [], "connections/s"),
+        ("connections", ["--room", "talk/1"], "connections/s"),
+        ("latency", [], "answers/s"),
+        ("latency", ["--room", "talk/1", "--message", SAY, "--rate", "50"], "deliveries/s"),
     ],
 )
-def test_a_hub_is_loaded_in_its_protocol(start, hub, work, arguments):
+def test_a_hub_is_loaded_in_its_protocol(start, hub, work, arguments, unit):
     found = figures(start(hub).url, "--work", work, "--connections", "3", *arguments)
-    assert (found["work"], found["protocol"]) == (work, "hubbub")
+    assert (found["work"], found["protocol"], found["unit"]) == (work, "hubbub", unit)
     check(found, 3)
 
 

@@ -100,7 +100,7 @@ UNITS = {
     Work.ECHO: "answers/s",
     Work.FAN_OUT: "deliveries/s",
     Work.CONNECTIONS: "connections/s",
-    Work.LATENCY: "deliveries/s",
+    Work.LATENCY: "answers/s",
 }
 
 
@@ -120,6 +120,8 @@ def run(order: Order, explain: Callable[[Exception], str], watch: Watcher) -> Fi
     try:
         speech = find_out(order.target, order.path)
         figures.hubbub = speech.hubbub
+        if order.work is Work.LATENCY and _in_room(order, speech):
+            figures.unit = UNITS[Work.FAN_OUT]
         try:
             if order.work is Work.CONNECTIONS:
                 _hold(order, speech, figures, lost, watch)
@@ -161,9 +163,13 @@ def _go_on(order: Order, speech: Speech, figures: Figures, lost: Lost, watch: Wa
             part(load.everyone())
 
 
+def _in_room(order: Order, speech: Speech) -> bool:
+    return speech.hubbub and order.room is not None
+
+
 def _load(order: Order, speech: Speech, lost: Lost) -> Load:
-    target, in_rooms = order.target, speech.hubbub and order.room is not None
-    if order.work is Work.ECHO or (order.work is Work.LATENCY and not in_rooms):
+    target = order.target
+    if order.work is Work.ECHO or (order.work is Work.LATENCY and not _in_room(order, speech)):
         asked, answer = request(speech, order.message)
         if order.work is Work.ECHO:
             return EchoLoad(
