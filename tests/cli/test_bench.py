@@ -133,10 +133,19 @@ def test_no_request_is_taken_for_a_retry_of_another(work, arguments, own):
     ("work", "handler"), [("echo", echo), ("fan-out", send_on), ("connections", silent), ("latency", echo)]
 )
 def test_any_other_server_is_loaded_with_plain_messages(work, handler):
+    message = [] if work == "connections" else ["--message", "hi there"]
     with plain_server(handler) as server:
-        found = figures(f"{server.url}/path", "--work", work, "--connections", "3", "--message", "hi there")
+        found = figures(f"{server.url}/path", "--work", work, "--connections", "3", *message)
     assert (found["work"], found["protocol"], found["url"]) == (work, "plain", f"{server.url}/path")
     check(found, 3)
+
+
+@pytest.mark.parametrize("work", ["fan-out", "connections", "latency"])
+def test_a_server_without_rooms_is_no_place_for_one(work):
+    with plain_server(send_on) as server:
+        result = bench(server.url, "--work", work, "--room", "talk/1")
+    assert result.exit_code == 2
+    assert "it has no rooms: leave --room out" in result.stderr
 
 
 def test_a_server_that_greets_is_not_taken_for_one_that_answers():
@@ -233,12 +242,16 @@ def nobody() -> str:
         (["--token", "stranger"], 1, "Who are you?"),
         (["--ca", __file__, "--insecure"], 2, "one of --ca and --insecure"),
         (["--connections", "100000"], 2, "--connections"),
+        (["--room", "talk/1"], 2, "--room: --work echo has no use for it: it is for fan-out, connections"),
+        (["--rate", "100"], 2, "--rate: --work echo has no use for it: it is for latency."),
+        (["--in-flight", "1"], 2, "--in-flight: --work echo has no use for it: it is for fan-out."),
+        (["--work", "connections", "--message", SAY], 2, "--message: --work connections has no use for it"),
     ],
 )
 def test_what_can_not_be_measured_is_said_in_words(serve, hub, arguments, status, said):
     result = bench(serve(hub).url, "--connections", "2", *arguments)
     assert result.exit_code == status
-    assert said in " ".join(result.stderr.split())
+    assert said in " ".join(result.stderr.replace("│", " ").split())
     assert result.stdout == ""
 
 

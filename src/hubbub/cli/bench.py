@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidMessage, InvalidStatus
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from ..load.bench import Figures, Order, Unclear, Work, run
+from ..load.bench import IN_FLIGHT, RATE, Figures, Order, Unclear, Work, run
 from ..load.connection import Refused
 from ..load.frames import Closed
 from ..load.line import Target
@@ -36,13 +36,20 @@ LIMITED = {
     429: "Of hubbub's limits, --max-connections-per-address is the likely one: raise it for the measurement.",
     503: "If it is hubbub, raise --max-connections, --max-connections-per-address or --max-pending.",
     CloseCode.TOO_MANY_MESSAGES: "Raise the server's --max-message-rate and --max-message-burst for the "
-    "measurement, or send less with more --connections or a lower --rate.",
+    "measurement, or send less, with --work latency and a low --rate.",
     CloseCode.TOO_SLOW: "The load generator could not read as fast as the server sent: its --max-outbox "
     "was full.",
     CloseCode.NOT_LOGGED_IN: "Log in with --token or --header.",
     CloseCode.TRY_AGAIN_LATER: "If it is hubbub, raise --max-connections or --max-pending.",
     CloseCode.MESSAGE_TOO_BIG: "Raise the server's --max-message.",
 }
+USES = {
+    "room": (Work.FAN_OUT, Work.CONNECTIONS, Work.LATENCY),
+    "message": (Work.ECHO, Work.FAN_OUT, Work.LATENCY),
+    "rate": (Work.LATENCY,),
+    "in-flight": (Work.FAN_OUT,),
+}
+"""What is of use to which works; the other options are to all of them."""
 MEANS = {
     Work.ECHO: "until the answer is there",
     Work.FAN_OUT: "until all connections have the message",
@@ -86,11 +93,23 @@ def bench(
         ),
     ] = None,
     rate: Annotated[
-        float, typer.Option(min=1, max=100_000, metavar="N", help="For latency: messages a second.")
-    ] = 100.0,
+        float | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            metavar="N",
+            help=f"For latency: messages a second. By default {RATE:g}.",
+        ),
+    ] = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, max=64, metavar="N", help="For fan-out: messages under way at any time.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help=f"For fan-out: messages under way at any time. By default {IN_FLIGHT}.",
+        ),
+    ] = None,
     token: Annotated[
         str | None, typer.Option(metavar="TOKEN", help="Log in with Authorization: Bearer TOKEN.")
     ] = None,
@@ -128,6 +147,12 @@ def bench(
         raise typer.BadParameter("Choose one of --ca and --insecure.")
     if not hasattr(select, "epoll"):  # pragma: no cover  # elsewhere than on Linux
         raise typer.BadParameter("hubbub bench needs Linux: its load generator is built on epoll.")
+    for name, value in {"room": room, "message": message, "rate": rate, "in-flight": in_flight}.items():
+        if value is not None and work not in USES[name]:
+            raise typer.BadParameter(
+                f"--work {work} has no use for it: it is for {', '.join(USES[name])}.",
+                param_hint=f"--{name}",
+            )
     url = address(url)
     uri = parse_uri(url)
     headers = [header_of(line) for line in header or ()]
@@ -142,8 +167,8 @@ def bench(
         seconds,
         room,
         message,
-        rate,
-        in_flight,
+        rate or RATE,
+        in_flight or IN_FLIGHT,
     )
     place = f"{'wss' if uri.secure else 'ws'}://{uri.host}:{uri.port}{uri.path or '/'}"
     diagnostics = Console(stderr=True, highlight=False, soft_wrap=True)

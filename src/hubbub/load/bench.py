@@ -25,6 +25,8 @@ AT_ONCE = 32
 WARM_UP = 0.25
 """The share of the time that a load goes on for before it is measured; the server has got going then."""
 LONGEST_WARM_UP = 1.0
+RATE = 100.0
+IN_FLIGHT = 1
 HOLDS = 0.25
 """Seconds for which connections are held between two looks at how far it is."""
 
@@ -39,7 +41,7 @@ class Work(StrEnum):
 
 
 class Unclear(ValueError):
-    """Something is missing that the work needs; the text says what."""
+    """Something is missing that the work needs, or of no use to it; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Order:
     seconds: float
     room: str | None = None
     message: str | None = None
-    rate: float = 100.0
+    rate: float = RATE
     """Messages a second, for latency."""
-    in_flight: int = 1
+    in_flight: int = IN_FLIGHT
     """Broadcasts that are under way at any time, for fan-out."""
 
 
@@ -119,6 +121,10 @@ def run(order: Order, explain: Callable[[Exception], str], watch: Watcher) -> Fi
 
     try:
         speech = find_out(order.target, order.path)
+        if order.room is not None and not speech.hubbub:
+            raise Unclear(
+                "The server does not speak hubbub's protocol, so it has no rooms: leave --room out."
+            )
         figures.hubbub = speech.hubbub
         if order.work is Work.LATENCY and _in_room(order, speech):
             figures.unit = UNITS[Work.FAN_OUT]
