@@ -8,7 +8,7 @@ import pytest
 
 from hubbub import Hubbub, Settings, Unavailable
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
-from hubbub.engine import relay
+from hubbub.engine import questions, relay
 from hubbub.engine.control import MAX_CONTROL, Controls, Relayed, Returned
 from hubbub.engine.lines import TAKEN, UNKNOWN, LineAnswer, LineRequest
 from hubbub.engine.questions import Questions
@@ -74,6 +74,19 @@ def waiting() -> tuple[Serve, list[asyncio.Future[LineAnswer]]]:
         return parked[-1]
 
     return serve, parked
+
+
+def requests_that_reach(instance: Instance) -> list[LineRequest]:
+    """Return what fills with the requests that others hand to an instance, whatever it makes of them."""
+    reached: list[LineRequest] = []
+    asked = instance.relay.asked
+
+    def noted(relayed: Relayed) -> None:
+        reached.append(relayed.request)
+        asked(relayed)
+
+    instance.control = Controls({Relayed: noted, Returned: instance.questions.answered}).take
+    return reached
 
 
 def answer(text: str) -> LineAnswer:
@@ -277,28 +290,38 @@ async def test_bytes_under_way_are_bounded_here_and_at_the_owner(monkeypatch):
     monkeypatch.setattr(relay, "MAX_RELAYED", 1000)
     large = post(b"x" * 600)
     async with pair(serve) as (one, other):
+        reached = requests_that_reach(other)
         asking = asyncio.create_task(one.relay.ask("other", large))
         await until(lambda: parked)
         refused = await one.relay.ask("other", large)
         assert (refused.status, refused.retry) == (503, True)
+        # It was refused here: it costs the broker and the owner nothing.
+        assert reached == [large]
         # Another instance asks the same owner.
         third = await Instance(other.broker.store, "third", unknown).start()
         refused = await third.relay.ask("other", large)
         assert (refused.status, refused.retry) == (503, True)
+        # It was refused there: no line is told of it.
+        assert (reached, len(parked)) == ([large, large], 1)
         parked[0].set_result(TAKEN)
         assert await asking == TAKEN
         assert (one.relay._asking, other.relay._answering_bytes) == (0, 0)
         await third.stop()
 
 
-@pytest.mark.parametrize("limit", ["hubbub.engine.relay.MAX_ANSWERED", "hubbub.engine.questions.MAX_ASKED"])
-async def test_requests_that_wait_are_bounded_in_number(limit, monkeypatch):
-    monkeypatch.setattr(limit, 2)
+@pytest.mark.parametrize("owner", [True, False], ids=["at the owner", "here"])
+async def test_requests_that_wait_are_bounded_in_number(owner, monkeypatch):
+    monkeypatch.setattr(*((relay, "MAX_ANSWERED") if owner else (questions, "MAX_ASKED")), 2)
     serve, parked = waiting()
-    async with pair(serve) as (one, _):
+    async with pair(serve) as (one, other):
+        reached = requests_that_reach(other)
         asking = [asyncio.create_task(one.relay.ask("other", POLL)) for _ in range(2)]
         await until(lambda: len(parked) == 2)
-        refused = await one.relay.ask("other", post(b""))
+        # Without the bound it would wait as they do.
+        asking.append(asyncio.create_task(one.relay.ask("other", post(b""))))
+        await until(lambda: asking[2].done() or len(parked) == 3)
+        assert (len(reached), len(parked)) == (3 if owner else 2, 2)
+        refused = await asking[2]
         assert (refused.status, refused.retry) == (503, True)
         for each in parked:
             each.set_result(TAKEN)
