@@ -372,6 +372,39 @@ async def test_a_body_that_drips_is_given_up(start, path):
         assert line.response().status == 408
 
 
+@pytest.mark.parametrize("path", ["/api/publish", "/api/publish/batch"])
+async def test_a_body_that_drips_is_given_up_under_a_server_that_waits_for_ever(path):
+    """hubbub's own server has a time for bodies, too; others need have none."""
+    hub = chat(handshake_timeout=SOON)
+    headers = {"host": "127.0.0.1", "authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    drops = iter([b"{", b" "])
+    sent = []
+
+    async def receive():
+        drop = next(drops, None)
+        if drop is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": drop, "more_body": True}
+
+    async def send(event):
+        sent.append(event)
+
+    async with hub.lifespan(), asyncio.timeout(5):
+        await hub(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["code"] == "too_slow"
+
+
 async def test_a_client_that_goes_in_the_middle_of_its_body_publishes_nothing_and_harms_nobody(start, caplog):
     served = start(chat())
     body = json.dumps(SAY).encode()
