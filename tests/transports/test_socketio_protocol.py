@@ -14,7 +14,8 @@ import msgspec
 import pytest
 import websockets
 
-from hubbub import Connection, Denied, Hubbub, Message, Settings, wire_type
+from hubbub import Connection, Denied, Hubbub, Message, Position, Settings, wire_type
+from hubbub.brokers.base import History
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.errors import CollisionError, ConfigurationError
 from hubbub.testing.serving import serving
@@ -452,6 +453,42 @@ async def test_a_client_that_reads_too_slowly_is_closed_and_holds_nobody_up():
                 while not str(message).startswith('42["$left"'):
                     await lobby.send(Say(text="x" * 50_000))
                     message = await quick.receive()
+
+
+async def test_who_comes_back_to_more_than_a_client_may_be_behind_is_closed():
+    """What comes before its earlier session is taken up waits for that; it has the bound of an outbox."""
+
+    class Slow(MemoryBroker):
+        """Keeps who comes back waiting, once there is a gate."""
+
+        gate: asyncio.Event | None = None
+
+        async def history(self, room: str, since: Position | None, limit: int) -> History:
+            if self.gate is not None:
+                asked.set()
+                await self.gate.wait()
+            return await super().history(room, since, limit)
+
+    broker, asked = Slow(), asyncio.Event()
+    hub = chat_hub(Settings(max_outbox=100_000))
+    hub.broker = broker
+    hub.socketio()
+    async with serving(hub) as at, line(at.url) as other, line(at.url) as client:
+        await other.send('40{"token":"ada"}')
+        async with line(at.url) as before:
+            await before.send('40{"token":"ada"}')
+            pid = json.loads(str(await before.receive())[2:])["pid"]
+            offset = json.loads(str(await before.receive())[2:])[-1]
+        broker.gate = asyncio.Event()
+        await client.send("40" + json.dumps({"token": "ada", "pid": pid, "offset": offset}))
+        await asked.wait()
+        for _ in range(10):
+            await hub.user("ada").send(Say(text="x" * 15_000))
+            # When it has come to one of the user's connections, it was written to all.
+            while not str(await other.receive()).startswith('42["say"'):
+                pass
+        broker.gate.set()
+        await client.closed()
 
 
 async def test_events_are_not_read_while_their_handlers_are_behind():
