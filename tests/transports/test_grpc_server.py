@@ -121,6 +121,54 @@ class TestLimits:
         ):
             assert (await refused(served.grpc, metadata=one))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
+    async def test_headers_that_are_far_too_large(self):
+        async with serving(make_hub(max_header_bytes=1024)) as served:
+            status, details, _ = await refused(served.grpc, metadata=(("x-large", "x" * 3000),))
+            assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "hard limit" in details
+
+    async def test_headers_that_are_too_large(self):
+        """Up to twice the limit gRPC refuses by chance, the sooner the more there are: some of these."""
+
+        async def is_refused(url: str) -> bool:
+            async with connected(url, welcome=False, metadata=(("x-large", "x" * 1300),)) as caller:
+                if await caller.call.initial_metadata():
+                    return False
+                status, details, _ = await caller.ended()
+                assert (status, "soft limit" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+                return True
+
+        async with serving(make_hub(max_header_bytes=1024)) as served, connected(served.grpc):
+            for _ in range(30):
+                if await is_refused(served.grpc):
+                    return
+            raise AssertionError("all were let in")
+
+    async def test_too_many_calls_on_one_connection_wait_for_each_other(self):
+        """A proxy's connection has many addresses, so the number of lines from each bounds none of it."""
+
+        def call(number: int) -> Caller:
+            metadata = (("x-forwarded-for", f"198.51.100.{number}"),)
+            return Caller(services.HubbubStub(channel).Connect(metadata=metadata))
+
+        hub = make_hub(max_connections_per_address=2)
+        async with serving(hub) as served, channel_to(served.grpc) as channel:
+            first, second = call(1), call(2)
+            for caller in (first, second):
+                assert (await caller.receive())["type"] == "$welcome"
+            third = call(3)
+            welcome = asyncio.create_task(third.receive())
+            # These were begun later, or on the same connection.
+            for number in range(10):
+                await second.ask(type="$ping", id=number)
+                async with connected(served.grpc):
+                    pass
+            assert not welcome.done()
+            first.call.cancel()
+            assert (await welcome)["type"] == "$welcome"
+            second.call.cancel()
+            third.call.cancel()
+
     async def test_a_login_that_takes_too_long(self):
         hub = make_hub(handshake_timeout=0.3)
 
