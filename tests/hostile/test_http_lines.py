@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from conftest import Serve, Served
+from hostile.chance import random_bits
 from hubbub import Connection, Hubbub, Message, Room, Settings
+from hubbub.engine.lines import Lines
 from hubbub.protocol.bookmarks import read_bookmark
 from hubbub.testing.faults.end import reset_socket
 from hubbub.transports.http import HTTPProtocol
@@ -65,6 +67,12 @@ def test_a_line_is_not_to_be_guessed(served):
                 answer = ask(served, method, headers=headers, body=b'{"type":"$ping","id":"evil"}')
                 assert (answer.status, answer.failure["code"]) == (404, "unknown_line"), guess
         assert stream.answer(type="$ping", id="mine")["id"] == "mine"
+
+
+def test_a_line_s_secret_is_192_random_bits():
+    lines, line = Lines(lambda: "one"), object()
+    secrets = [lines.open(line).rpartition(".")[2] for _ in range(192 + 36)]  # type: ignore[arg-type]
+    assert random_bits(int.from_bytes(base64.urlsafe_b64decode(secret), "big") for secret in secrets) == 192
 
 
 def test_the_body_of_a_guess_is_not_read(served):

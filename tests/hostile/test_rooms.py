@@ -2,12 +2,15 @@
 
 import json
 
+import msgspec
 import pytest
 
 from chat_room import LOBBY, Say, chat_hub, nothing_more
 from conftest import Serve, Served
+from hostile.chance import random_bits
 from hubbub import Connection, Denied, Hubbub, Message, Room, Settings
 from hubbub.brokers.memory import MemoryBroker, MemoryStore
+from hubbub.protocol.resume import SIGNATURE_SIZE
 from wire import Client, talk
 
 
@@ -162,16 +165,15 @@ async def test_a_login_does_not_make_another_user_of_a_connection(served):
 
 async def test_sessions_and_connections_are_not_to_be_guessed(served):
     """Ids in a row, or of little chance, would let one client name another's session."""
-    names = set()
-    for _ in range(20):
+    connections, sessions, signatures = [], [], []
+    for _ in range(100):
         async with talk(served.url) as client:
-            assert len(bytes.fromhex(client.welcome["connection"])) >= 8
-            names.add(client.welcome["connection"])
+            token = bytes.fromhex(client.welcome["session"])
             # The signature comes first: none of it is to be guessed either.
-            names.add(client.welcome["session"])
-    assert len(names) == 40
-    # No two share a beginning by more than chance: 32 bits alike would be one in two hundred million.
-    assert len({name[:8] for name in names}) == 40
+            signatures.append(int.from_bytes(token[:8], "big"))
+            sessions.append(int(msgspec.msgpack.decode(token[SIGNATURE_SIZE:])[0], 16))
+            connections.append(int(client.welcome["connection"], 16))
+    assert [random_bits(ids) for ids in (connections, sessions, signatures)] == [64, 64, 64]
 
 
 @pytest.mark.parametrize(
