@@ -91,6 +91,38 @@ def test_a_frame_that_never_becomes_whole_costs_no_more_than_it_brought(served: 
             line.socket.close()
 
 
+HALF = masked(BINARY, b"x" * (LIMIT // 2))
+NEVER_WHOLE = {
+    "a first fragment": masked(BINARY, b"x", declared=LIMIT + 1),
+    "another fragment": HALF + masked(CONTINUATION, b"x", declared=LIMIT // 2 + 1),
+    "a fragment behind many": HALF + masked(CONTINUATION, b"x" * 100) * 1000,
+    "fragments of nothing": masked(BINARY) + masked(CONTINUATION) * Settings().max_fragments,
+}
+
+
+@pytest.mark.parametrize("frames", NEVER_WHOLE.values(), ids=NEVER_WHOLE)
+def test_a_message_that_never_becomes_whole_is_refused_once_it_is_over_a_limit(
+    served: Served, frames: bytes
+) -> None:
+    """aiohttp's PYSEC-2026-2108: none of these has a last frame, and most not even the whole of one."""
+    with dial(served, "/echo") as line:
+        line.send(frames)
+        assert line.close_frame()[0] == 1009
+
+
+def test_nothing_is_set_aside_for_what_a_frame_announces() -> None:
+    """aiohttp's PYSEC-2026-2108."""
+    announced = 2**30
+    assembler = Assembler(4096, compression=False)
+    tracemalloc.start()
+    try:
+        assembler.receive(masked(FIN | BINARY, b"x", declared=announced), 0, announced, _refuse)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < announced // 1000
+
+
 def test_a_frame_that_comes_byte_by_byte_takes_no_more_memory_than_its_bytes() -> None:
     """aiohttp's PYSEC-2026-4389: an object for each read, many times what it holds."""
     size = 200_000
