@@ -151,8 +151,10 @@ async def test_nesting_without_end_is_refused(url, opening):
         await client.join("room")
         deep = opening * (900_000 // len(opening))
         assert (await refused(client, said(deep)))["code"] == "invalid"
-        closed = '{"value": ' + "[" * 100_000 + "]" * 100_000 + "}"
-        assert (await refused(client, said(closed)))["code"] == "invalid"
+        # The last one is nothing to a decoder, which has a limit of its own; it is over `max_depth`.
+        for levels in (100_000, 200):
+            closed = '{"value": ' + "[" * levels + "]" * levels + "}"
+            assert (await refused(client, said(closed)))["code"] == "invalid"
 
 
 async def test_nesting_without_end_in_messagepack_is_refused(url):
@@ -161,7 +163,8 @@ async def test_nesting_without_end_in_messagepack_is_refused(url):
     async with talk(url, subprotocols=["hubbub.v1.msgpack"]) as client:
         await client.join("room")
         assert (await refused(client, envelope + b"\x91" * 900_000))["code"] == "invalid"
-        assert (await refused(client, envelope + b"\x91" * 100_000 + b"\xc0"))["code"] == "invalid"
+        for levels in (100_000, 200):
+            assert (await refused(client, envelope + b"\x91" * levels + b"\xc0"))["code"] == "invalid"
 
 
 LENGTHS = {
