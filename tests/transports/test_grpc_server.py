@@ -15,6 +15,7 @@ from hubbub import ConfigurationError, Denied, Hubbub, Settings
 from hubbub.testing.faults import FaultProxy, Reset, Stall
 from hubbub.testing.processes import Process
 from hubbub.testing.serving import serving
+from hubbub.transports.grpc.health import Health
 from hubbub.transports.grpc.service import address_of
 from told import collected_logs
 from transports.grpc_calls import Caller, channel_to, connected, pb, services, settled, subscribed
@@ -308,6 +309,24 @@ class TestHealth:
         assert (await watching.read()).status == NOT_SERVING
         assert await watching.read() is grpc.aio.EOF
         await opened.__aexit__(None, None, None)
+
+    async def test_an_end_that_comes_while_something_else_is_told_is_told_too(self):
+        told: list[int] = []
+
+        class Watching:
+            async def write(self, answer: health_pb2.HealthCheckResponse) -> None:
+                told.append(answer.status)
+                health.leave()
+
+        class Admitting:
+            async def admit(self, *_: object) -> None: ...
+
+            def scope_of(self, *_: object) -> None: ...
+
+        health = Health(lambda: True, Admitting())
+        async with asyncio.timeout(10):
+            await health.watch(health_pb2.HealthCheckRequest(), Watching())
+        assert told == [SERVING, NOT_SERVING]
 
 
 class TestSettings:

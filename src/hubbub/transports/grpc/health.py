@@ -67,11 +67,12 @@ class Health:
         await self._calls.admit(context, self._calls.scope_of(context, f"/{HEALTH}/Watch"))
         told = None
         while True:
+            leaving = self._leaving.is_set()  # before it is answered, so that the end is told, too
             answer = self._answer(request)
             if answer != told:
                 await context.write(answer)
                 told = answer
-            if self._leaving.is_set():
+            if leaving:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL):
