@@ -5,6 +5,7 @@ import gc
 import json
 import ssl
 import time
+import zlib
 from contextlib import asynccontextmanager
 
 import pytest
@@ -364,8 +365,17 @@ class TestNoLine:
             assert not refused.value.comes_back
 
     async def test_a_redirection_is_followed_on_the_same_host_only(self, kind):
-        async with far_end() as end:
-            for place, followed in (("/hub?x=1", True), ("http://localhost:1/", False), ("", False)):
+        async with far_end() as end, far_end() as other:
+            there = f"http://127.0.0.1:{end.port}/hub?x=1"
+            for place, followed in (
+                ("/hub?x=1", True),
+                (there, True),
+                (f"http://localhost:{end.port}/", False),
+                (f"http://127.0.0.1:{other.port}/", False),
+                (f"//127.0.0.1:{other.port}/", False),
+                (there.replace("http:", "ftp:"), False),
+                ("", False),
+            ):
                 end.refusals = [web.Response(status=307, headers={"Location": place})]
                 if followed:
                     line = await dialling(end.url(kind, "/old"))("t")
@@ -374,6 +384,28 @@ class TestNoLine:
                 else:
                     with pytest.raises(NotConnected, match="307"):
                         await dialling(end.url(kind))("t")
+            assert len(end.lines) == 2
+            assert other.lines == []
+
+    async def test_what_comes_is_not_inflated(self, kind):
+        named = '{"type":"$line","data":{"line":"x"}}'
+        content_type, body = {
+            "sse": ("text/event-stream", f"data: {named}\n\n"),
+            "stream": ("application/x-ndjson", f"{named}\n"),
+            "poll": ("application/json", f'{{"received":1,"messages":[{named}]}}'),
+        }[kind]
+        headers = {"Content-Type": content_type}
+        deflated = {**headers, "Content-Encoding": "deflate"}
+        async with line_of(kind) as (_, _, far):
+            assert far.request.headers["Accept-Encoding"] == "identity"
+        async with far_end() as end:
+            end.refusals = [
+                web.Response(body=body.encode(), headers=headers),
+                web.Response(body=zlib.compress(body.encode()), headers=deflated),
+            ]
+            await (await dialling(end.url(kind))("t")).close(1006)
+            with pytest.raises(NotConnected):
+                await dialling(end.url(kind))("t")
 
     async def test_a_line_that_is_never_named_is_given_up(self, kind):
         async with far_end() as end:

@@ -188,6 +188,67 @@ class TestNoLine:
             assert refused.value.status == status
             assert refused.value.comes_back is (status in (408, 429, 500, 503))
 
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_a_redirection_is_followed_on_the_same_host(self, status):
+        def redirect(connection, request):
+            if request.path == "/hub?x=1":
+                return None
+            response = connection.respond(http.HTTPStatus(status), "")
+            response.headers["Location"] = "/hub?x=1"
+            return response
+
+        async def tell(connection) -> None:
+            await connection.send(connection.request.headers["Authorization"])
+
+        with plain_server(tell, process_request=redirect) as server:
+            line = await dial(server.url)("secret")
+            assert await soon(line.recv()) == "Bearer secret"
+            await line.close()
+
+    @pytest.mark.parametrize("elsewhere", ["another host", "another port"])
+    async def test_another_host_or_port_is_told_nothing(self, elsewhere):
+        seen: list[str] = []
+
+        def see(connection, request):
+            seen.append(request.path)
+
+        def redirect(connection, request):
+            if request.path != "/from":
+                return see(connection, request)
+            response = connection.respond(http.HTTPStatus.TEMPORARY_REDIRECT, "")
+            place = f"localhost:{server.port}" if elsewhere == "another host" else f"127.0.0.1:{other.port}"
+            response.headers["Location"] = f"ws://{place}/to"
+            return response
+
+        with plain_server(process_request=see) as other, plain_server(process_request=redirect) as server:
+            with pytest.raises(NotConnected, match="307") as refused:
+                await dial(f"{server.url}/from", headers={"X-Key": "secret"})("secret")
+            assert not refused.value.comes_back
+        assert seen == []
+
+    @pytest.mark.parametrize("place", ["", "http://127.0.0.1/", "//["])
+    async def test_a_redirection_to_no_websocket_is_a_refusal(self, place):
+        def redirect(connection, request):
+            response = connection.respond(http.HTTPStatus.FOUND, "")
+            response.headers["Location"] = place
+            return response
+
+        with plain_server(process_request=redirect) as server, pytest.raises(NotConnected, match="302"):
+            await dial(server.url)("secret")
+
+    async def test_redirections_without_end_are_not_followed(self):
+        asked: list[str] = []
+
+        def redirect(connection, request):
+            asked.append(request.path)
+            response = connection.respond(http.HTTPStatus.FOUND, "")
+            response.headers["Location"] = f"/{len(asked)}"
+            return response
+
+        with plain_server(process_request=redirect) as server, pytest.raises(NotConnected, match="10 times"):
+            await dial(server.url)(None)
+        assert len(asked) == 10
+
     async def test_nobody_is_there(self, unused_port):
         with pytest.raises(NotConnected) as refused:
             await dial(f"ws://127.0.0.1:{unused_port}")(None)
@@ -287,6 +348,33 @@ class TestTLS:
         trusting = ssl.create_default_context(cafile=certificate["ssl_certfile"])
         async with hubbub.connect(url, ssl=trusting) as client:
             assert client.state.state is State.OPEN
+
+    @pytest.mark.parametrize("secure", [False, True])
+    async def test_a_redirection_leads_to_tls_and_never_away_from_it(
+        self, start, certificate, secure, monkeypatch
+    ):
+        monkeypatch.setenv("SSL_CERT_FILE", certificate["ssl_certfile"])
+        over_tls = start(hubbub.Hubbub(), **certificate).port
+        places = {True: f"wss://localhost:{over_tls}/", False: "ws://localhost:1/"}
+
+        def redirect(connection, request):
+            response = connection.respond(http.HTTPStatus.FOUND, "")
+            response.headers["Location"] = places[not secure]
+            return response
+
+        trusting = ssl.create_default_context(cafile=certificate["ssl_certfile"])
+        options = {}
+        if secure:
+            options["ssl"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            options["ssl"].load_cert_chain(certificate["ssl_certfile"], certificate["ssl_keyfile"])
+        with plain_server(process_request=redirect, **options) as server:
+            if secure:
+                with pytest.raises(NotConnected, match="302"):
+                    await dial(f"wss://localhost:{server.port}", ssl=trusting)("t")
+            else:
+                line = await dial(f"ws://localhost:{server.port}")(None)
+                assert '"$welcome"' in await soon(line.recv())
+                await line.close()
 
     async def test_a_certificate_that_is_not_trusted_is_final(self, start, certificate):
         url = start(hubbub.Hubbub(), **certificate).url.replace("ws://", "wss://")

@@ -16,6 +16,11 @@ Proxy = str | Literal[True] | None
 LATER = frozenset({408, 425, 429, *range(500, 600)})
 """HTTP statuses after which another attempt may go better."""
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""HTTP statuses that say where to go instead."""
+
+MOST_REDIRECTS = 10
+
 
 def listed(headers: Headers | None) -> list[tuple[str, str]]:
     """Return headers as pairs of a name and a value."""

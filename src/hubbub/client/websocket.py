@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 from ssl import SSLCertVerificationError, SSLContext
+from urllib.parse import urljoin
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
@@ -23,7 +24,7 @@ from websockets.uri import parse_uri
 from ..errors import ConfigurationError
 from ..protocol.codecs import CODECS
 from ..protocol.codes import CloseCode
-from .handshake import LATER, Headers, Proxy, headers_with, listed, seconds_of
+from .handshake import LATER, MOST_REDIRECTS, REDIRECTS, Headers, Proxy, headers_with, listed, seconds_of
 from .line import Dial, LineLost, NotConnected
 
 CLOSES_WITHIN = 5.0
@@ -36,6 +37,13 @@ class _Connection(ClientConnection):
         # Any other has to be asked.
         if self.subprotocol not in CODECS:
             super().start_keepalive()
+
+
+class _Opening(connect_websocket):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        # `websockets` would follow it to any host, with all headers but a login's; and what is said on the
+        # line has tokens in it too. So it is judged here, by `_moved_to`.
+        return exc
 
 
 class WebSocketLine:
@@ -84,6 +92,24 @@ def _lost(closed: ConnectionClosed) -> LineLost:
     return LineLost() if close is None else LineLost(close.code, close.reason)
 
 
+def _moved_to(url: str, answered: InvalidStatus) -> str | None:
+    """Return where the client is to go, if an answer is a redirection that may be followed.
+
+    It may on the same host, at the same port, and from no TLS to TLS: what is sent there has a login in it.
+    """
+    response = answered.response
+    location = "".join(response.headers.get_all("Location")[:1])
+    if response.status_code not in REDIRECTS or not location:
+        return None
+    try:
+        elsewhere = urljoin(url, location)
+        old, new = parse_uri(url), parse_uri(elsewhere)
+    except (InvalidURI, ValueError):
+        return None
+    same_port = (new.secure, new.port) == (old.secure, old.port)
+    return elsewhere if new.host == old.host and (same_port or (new.secure and not old.secure)) else None
+
+
 def dialling(
     url: str,
     *,
@@ -112,21 +138,38 @@ def dialling(
 
     async def dial(token: str | None) -> WebSocketLine:
         headers_to_send = headers_with(given, token)
-        try:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + open_timeout
+
+        async def opened(there: str) -> ClientConnection:
             opening = partial(
-                connect_websocket,
-                url,
+                _Opening,
+                there,
                 additional_headers=headers_to_send,
                 subprotocols=None if subprotocol is None else [Subprotocol(subprotocol)],
                 proxy=proxy,
                 compression=compression,
-                open_timeout=open_timeout,
+                open_timeout=until - loop.time(),
                 close_timeout=CLOSES_WITHIN,
                 max_size=max_size,
                 create_connection=_Connection,
             )
             # Only where it is needed: a redirection from ws:// to wss:// makes a context of its own.
-            connection = await (opening() if ssl is None else opening(ssl=ssl))
+            return await (opening() if ssl is None else opening(ssl=ssl))
+
+        there = url
+        try:
+            for _ in range(MOST_REDIRECTS):
+                try:
+                    connection = await opened(there)
+                    break
+                except InvalidStatus as answered:
+                    elsewhere = _moved_to(there, answered)
+                    if elsewhere is None:
+                        raise
+                    there = elsewhere
+            else:
+                raise NotConnected(f"the server redirects more than {MOST_REDIRECTS} times", comes_back=False)
         except InvalidStatus as refused:
             status = refused.response.status_code
             raise NotConnected(

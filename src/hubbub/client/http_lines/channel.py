@@ -8,14 +8,11 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from ..handshake import LATER, Proxy, TLSContext, seconds_of
+from ..handshake import LATER, MOST_REDIRECTS, REDIRECTS, Proxy, TLSContext, seconds_of
 from ..line import NotConnected
 
 PROBLEMS = (aiohttp.ClientError, OSError)
 """What a request raises that did not get there, or whose answer did not."""
-
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-MOST_REDIRECTS = 10
 
 OWN_HEADERS = {"Accept-Encoding": "identity", "Cache-Control": "no-store"}
 """What comes is taken as it is: nothing that expands as it is decoded."""
@@ -41,8 +38,8 @@ class Channel:
     async def open(self, accept: str) -> aiohttp.ClientResponse:
         """Ask for a line; return the response, with status 200 and its body to come.
 
-        Redirections are followed on the same host, and never from TLS to none: the requests have a login in
-        them. Raises :exc:`NotConnected` if the server refuses, and :data:`PROBLEMS`.
+        Redirections are followed on the same host, at the same port, and from no TLS to TLS: the requests
+        have a login in them. Raises :exc:`NotConnected` if the server refuses, and :data:`PROBLEMS`.
         """
         for _ in range(MOST_REDIRECTS):
             response = await self.request("GET", {"Accept": accept})
@@ -66,7 +63,9 @@ class Channel:
     def _moved_to(self, location: str) -> bool:
         with suppress(ValueError):
             url = self._url.join(URL(location))
-            if location and url.host == self._url.host and url.scheme in (self._url.scheme, "https"):
+            same_port = (url.scheme, url.port) == (self._url.scheme, self._url.port)
+            to_tls = (self._url.scheme, url.scheme) == ("http", "https")
+            if location and url.host == self._url.host and (same_port or to_tls):
                 self._url = url.with_fragment(None)
                 return True
         return False
