@@ -147,6 +147,24 @@ def test_attachments_together_are_bounded():
     assert refused.value.namespace == "/admin"
 
 
+def test_of_attachments_that_never_come_no_more_waits_than_a_message_may_have():
+    reader = PacketReader(100)
+    assert reader.read('510-["a"]') is None
+    for _ in range(9):
+        assert reader.read(b"x" * 10) is None
+    with pytest.raises(PacketTooBig):
+        reader.read(b"x" * 2)
+
+
+def test_while_attachments_are_missing_no_other_packet_begins():
+    for packet in ('2["b"]', '51-["b"]', "0"):
+        reader = PacketReader(100)
+        reader.read('52-["a"]')
+        reader.read(b"one")
+        with pytest.raises(MalformedPacket, match="attachment"):
+            reader.read(packet)
+
+
 def test_attachments_come_where_their_placeholders_are():
     arguments = json.loads(
         '[{"a":[{"_placeholder":true,"num":1}]},{"_placeholder":true,"num":0},{"_placeholder":false}]'

@@ -7,7 +7,7 @@ is `conforming` here.
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -390,6 +390,35 @@ async def test_who_asks_for_namespaces_without_end_is_closed(url):
         for _ in range(10):
             await client.send("40/random")
         await client.closed_after("44/random")
+
+
+@pytest.mark.parametrize("packet", ["3", "6"])
+async def test_heartbeats_of_a_client_that_is_nowhere_are_counted(packet):
+    hub = conforming(Settings(max_message_burst=20, handshake_timeout=60))
+    hub.socketio(plain=True)
+    async with serving(hub) as at, line(at.url) as client:
+        with suppress(websockets.ConnectionClosed):
+            for _ in range(25):
+                await client.send(packet)
+        await client.closed()
+    async with serving(hub) as at, line(at.url) as client:
+        for _ in range(15):
+            await client.send(packet)
+        await client.connect()
+
+
+async def test_before_the_login_no_more_of_attachments_waits_than_a_message_may_have():
+    hub = conforming(Settings(max_message_before_login=1000, handshake_timeout=60))
+    hub.socketio(plain=True)
+    two = '452-["message",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]'
+    async with serving(hub) as at, line(at.url) as client:
+        await client.send('453-["message"]', b"x" * 900, b"x" * 900)
+        await client.closed()
+    async with serving(hub) as at, line(at.url) as client:
+        await client.connect()
+        await client.receive()  # the event that the server sends by itself
+        await client.send(two, b"x" * 900, b"x" * 900)
+        assert str(await client.receive()).startswith('452-["message-back"')
 
 
 async def test_attachments_that_are_too_big_together_end_the_connection():

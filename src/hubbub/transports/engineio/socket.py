@@ -228,6 +228,8 @@ class EngineSocket:
         if kind is Kind.MESSAGE:
             return self.listener.received(data)
         self.listener.heard_from(1)
+        if self.closed:
+            return False
         if kind is (Kind.PING if modern else Kind.PONG):
             # The heartbeat goes the other way in this version.
             self._end(Reason.TRANSPORT_ERROR)

@@ -29,7 +29,10 @@ LONGEST_TOKEN = 16_384
 """Characters of a login token."""
 
 CONNECTS = 100
-"""Namespaces that a client may ask for in a burst, and one more in each second that passes."""
+"""Namespaces that a client may ask for in a burst, and one more in each second that passes.
+
+Heartbeats of a client in no namespace are taken off it too: ``max_message_burst`` of them are all of it.
+"""
 
 
 class Client:
@@ -56,7 +59,7 @@ class Client:
         """Whether the client takes no more for now."""
         self._max_message = 0
         """Largest of the messages that the client may send to any namespace."""
-        self._reader = PacketReader(server.settings.max_message)
+        self._reader = PacketReader(socket.max_message)
         self._lines: dict[str, NamespaceLine] = {}
         self._gone: set[str] = set()
         """Namespaces that the server disconnected the client from, which may not know of it."""
@@ -86,6 +89,10 @@ class Client:
 
     def heard_from(self, control_packets: int) -> None:
         """Note a sign of life that is no message; it counts once, whichever namespaces there are."""
+        if not self._lines and not self._may(
+            control_packets * CONNECTS / self.server.settings.max_message_burst
+        ):
+            self._break_off()
         for line in list(self._lines.values()):
             line.heard_from(control_packets)
             control_packets = 0
@@ -125,7 +132,7 @@ class Client:
     def connected(self, max_message: int) -> None:
         """Take that the client is connected to a namespace, and may send messages of a size."""
         self.socket.keep()
-        self._max_message = self.socket.max_message = max(self._max_message, max_message)
+        self._max_message = self.socket.max_message = self._reader.limit = max(self._max_message, max_message)
 
     def left(self, line: NamespaceLine) -> None:
         """Take that the client is connected to a namespace no more."""
@@ -182,10 +189,7 @@ class Client:
             line.take(packet)
 
     def _connect(self, namespace: str, auth: dict[str, object], token: str | None) -> None:
-        now = asyncio.get_running_loop().time()
-        self._allowed = min(CONNECTS, self._allowed + now - self._since) - 1
-        self._since = now
-        if self._allowed < 0:
+        if not self._may(1):
             raise MalformedPacket("The client asks for too many namespaces.")
         if namespace not in self.server.namespaces:
             modern = self.socket.dialect.version == 4
@@ -196,6 +200,13 @@ class Client:
         self._gone.discard(namespace)
         self._lines[namespace] = line
         self.socket.run(line.serve(self._scope(auth, token)))
+
+    def _may(self, cost: float) -> bool:
+        """Count what no namespace counts; false if it is too much."""
+        now = asyncio.get_running_loop().time()
+        self._allowed = min(CONNECTS, self._allowed + now - self._since) - cost
+        self._since = now
+        return self._allowed >= 0
 
     def _scope(self, auth: dict[str, object], token: str | None) -> Scope:
         """Return the scope of the request that opened the session, with what came with CONNECT."""

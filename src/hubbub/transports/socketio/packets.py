@@ -128,10 +128,10 @@ class PacketReader:
     `limit` bytes.
     """
 
-    __slots__ = ("_attachments", "_limit", "_missing", "_packet", "_size")
+    __slots__ = ("_attachments", "_missing", "_packet", "_size", "limit")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._packet: Packet | None = None
         self._missing = 0
         self._attachments: list[bytes] = []
@@ -155,7 +155,7 @@ class PacketReader:
         if waiting is None:
             raise MalformedPacket("There is binary data that belongs to no packet.")
         self._size += len(data)
-        if self._size > self._limit:
+        if self._size > self.limit:
             raise PacketTooBig(waiting.namespace)
         self._attachments.append(data)
         if len(self._attachments) < self._missing:
