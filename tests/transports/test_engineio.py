@@ -138,6 +138,22 @@ async def test_a_session_is_spoken_to_in_the_version_that_it_was_opened_in(clien
     assert (await client.post(session, "4a")).status == 200
 
 
+async def test_session_ids_are_not_to_be_guessed(client):
+    polling = [await client.open() for _ in range(20)]
+    websockets = []
+    for _ in range(20):
+        async with client.websocket() as socket:
+            websockets.append(json.loads((await received(socket))[1:])["sid"])
+
+    for guess in (polling[0][:-1], polling[0] + "A", polling[0].swapcase(), "A" * 20):
+        assert (await client.poll(guess)).status == 400
+    for ids in (polling, websockets):
+        assert len({session_id[-20:] for session_id in ids}) == 20
+        # The random characters of one have nothing to do with those of another.
+        for place in range(-20, 0):
+            assert len({session_id[place] for session_id in ids}) > 5
+
+
 # How many that nobody has use of
 
 
@@ -339,6 +355,54 @@ async def test_a_websocket_that_is_not_read_has_the_listener_pause(client):
         for _ in range(200):
             await received(socket)
         await until(lambda: echo.paused == [True, False])
+
+
+async def test_heartbeats_without_end_take_no_task_and_no_timer(client):
+    async with client.websocket() as socket:
+        await received(socket)
+        tasks, times = len(asyncio.all_tasks()), len(client.engine.engine.schedule._heap)
+        for _ in range(200):
+            await socket.send("3")
+        await socket.send("4a")
+        assert await received(socket) == "4a"
+
+        assert client.engine.opened[0].control_packets == 200
+        assert len(asyncio.all_tasks()) <= tasks
+        assert len(client.engine.engine.schedule._heap) <= times + 1
+
+
+async def test_a_session_that_a_heartbeat_ends_is_looked_at_no_more(client):
+    session = await client.open()
+    echo = client.engine.opened[0]
+    echo.heard_from = lambda _: echo.socket.close()
+    poll = await client.start("GET", client.query(session))
+    await until(lambda: echo.socket.poll is not None)
+
+    await client.post(session, "3")
+
+    assert (await poll.answer()).text == "1"
+    assert len(client.engine.engine.schedule) == 0
+
+
+async def test_a_request_with_very_many_packets_gives_others_their_turns(client):
+    turns = 0
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        ticking[0] = loop.call_soon(turn)
+
+    session = await client.open()
+    client.engine.opened[0].echoes = False
+    client.engine.opened[0].on_message = lambda _: seen.append(turns)
+    ticking = [loop.call_soon(turn)]
+    assert (await client.post(session, "\x1e".join(["4"] * 600))).status == 200
+    ticking[0].cancel()
+
+    assert len(seen) == 600
+    assert max(seen.count(number) for number in set(seen)) <= 64
 
 
 async def test_pings_of_version_3_are_not_answered_without_end(engine):
