@@ -324,6 +324,38 @@ async def test_only_the_newest_answers_and_no_large_ones_are_remembered(start):
     assert [await runs.next() for _ in range(2)] == ["0", "largexxxx"]
 
 
+async def test_of_all_sessions_that_have_ended_so_many_answers_are_remembered(start, monkeypatch):
+    monkeypatch.setattr("hubbub.engine.sessions.MAX_ANSWERS_OF_ENDED", 4)
+    hub, runs, left = Hubbub(), Told(), Told()
+
+    @hub.on_message
+    async def say(message: Say) -> Say:
+        runs(message.text)
+        return message
+
+    @hub.on_disconnect
+    async def gone(connection: Connection) -> None:
+        left()
+
+    url = start(hub).url
+    sessions = []
+    for name in ("one", "two", "three"):
+        async with talk(url) as client:
+            sessions.append(client.welcome["session"])
+            for number in range(2):
+                await client.ask(type="say", id=number, data={"text": name})
+                assert await runs.next() == name
+        assert await left.next() == ()
+    for session, name in reversed([*zip(sessions, ("one", "two", "three"), strict=True)]):
+        async with talk(url) as client:
+            await again(client, session)
+            await client.ask(type="say", id=0, data={"text": name})
+            if name == "one":
+                assert await runs.next() == "one"
+            assert runs.silent
+        assert await left.next() == ()
+
+
 async def test_after_the_window_an_answer_is_forgotten(start):
     hub, left = speaking(Hubbub(Settings(deduplication_window=1e-6))), Told()
 

@@ -382,8 +382,10 @@ async def test_a_refused_login_leaves_the_line_for_other_namespaces():
         await client.connect("/open,")
 
 
-async def test_who_asks_for_namespaces_without_end_is_closed(url):
-    async with line(url) as client:
+async def test_who_asks_for_namespaces_without_end_is_closed():
+    hub = conforming(Settings(handshake_timeout=60))
+    hub.socketio(plain=True)
+    async with serving(hub) as at, line(at.url) as client:
         for _ in range(99):
             await client.send("40/random")
             assert "Invalid" in str(await client.receive())
