@@ -106,6 +106,17 @@ class TestALine:
                 await soon(line.recv())
             assert lost.value.code == 1009
 
+    async def test_a_message_that_inflates_beyond_the_limit_ends_it(self):
+        async def bomb(connection) -> None:
+            assert connection.protocol.extensions
+            await connection.send("x" * 2**20)
+
+        with plain_server(bomb, compression="deflate") as server:
+            line = await dial(server.url, max_size=2**16)(None)
+            with pytest.raises(LineLost) as lost:
+                await soon(line.recv())
+            assert lost.value.code == 1009
+
     async def test_the_login_and_the_headers_are_in_the_request(self):
         async def tell(connection) -> None:
             for name in ("Authorization", "X-One"):
