@@ -11,20 +11,37 @@ from hubbub.settings import describe
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 
-NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", PAGE)))
+NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py)::((?:Test\w+::)?test_\w+)`", PAGE)))
 ADVISORY = re.compile(r"CVE-\d{4}-\d{4,}|PYSEC-\d{4}-\d+|GHSA(?:-\w{4}){3}")
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=lambda part: part)
 def test_a_test_that_is_named_exists(file: str, name: str) -> None:
     nodes = ast.parse((TESTS / file).read_text()).body
+    if "::" in name:
+        group, name = name.split("::")
+        (nodes,) = [node.body for node in nodes if isinstance(node, ast.ClassDef) and node.name == group]
     assert name in {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_nothing_is_named_that_is_not_looked_for() -> None:
+    assert PAGE.count("::test_") == len(re.findall(r"`[a-z_/]+\.py::(?:Test\w+::)?test_\w+`", PAGE))
 
 
 def test_every_attack_has_a_test() -> None:
     rows = re.findall(r"^\| [A-Z]\d+ \|.*$", PAGE, re.MULTILINE)
     assert len(rows) > 40
     assert [row[:60] for row in rows if "::test_" not in row] == []
+
+
+def test_no_attack_has_the_name_of_another_and_they_are_in_order() -> None:
+    names = [
+        (letter, int(number)) for letter, number in re.findall(r"^\| ([A-Z])(\d+) \|", PAGE, re.MULTILINE)
+    ]
+    assert len(names) == len(set(names))
+    for letter in {letter for letter, _ in names}:
+        numbers = [number for other, number in names if other == letter]
+        assert numbers == list(range(1, len(numbers) + 1)), letter
 
 
 def test_every_advisory_names_an_attack_or_says_why_not() -> None:
