@@ -13,12 +13,12 @@ from .protocol.codecs import Codec
 from .protocol.codes import CloseCode
 from .transports.access import Access
 from .transports.admission import CROWDED, RESTARTS, Counts, Proxies, Refusal, Refusals
-from .transports.asgi import ASGITransport
+from .transports.asgi import ASGITransport, Noted
 from .transports.daphne import DaphneLine
 from .transports.denial import deny
 from .transports.native import EXTENSION, WebSocketProtocol
 from .transports.over_asgi import Readers, Writers
-from .transports.uvicorn import OPENED
+from .transports.uvicorn import NOTED
 
 Session = Callable[[Connection, str | None], Coroutine[object, object, None]]
 """Returns what speaks hubbub's protocol on a connection, with the subprotocol that its client is told."""
@@ -121,11 +121,14 @@ class Entrance:
 
     def websocket(self, scope: Scope, receive: Receive, send: Send) -> tuple[Transport, float]:
         """Return the transport of a WebSocket, and when its client came."""
-        native: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
+        extensions = scope.get("extensions", {})
+        native: WebSocketProtocol | None = extensions.get(EXTENSION)
         if native is not None:
             return native, native.opened
         beneath = send if isinstance(send, DaphneLine) else None
-        return ASGITransport(receive, send, self.readers, self.writers, beneath), _opened(scope)
+        noted: Noted | None = extensions.get(NOTED)
+        transport = ASGITransport(receive, send, self.readers, self.writers, beneath, noted)
+        return transport, 0.0 if noted is None else noted.opened
 
     def leave(self, connection: Connection, client: str | None) -> None:
         """Count a connection and its address no more."""
@@ -162,8 +165,3 @@ async def refuse(
         code = int(CloseCode.TRY_AGAIN_LATER)
         await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": code, "reason": text.strip()})
-
-
-def _opened(scope: Scope) -> float:
-    since: float = scope.get("extensions", {}).get(OPENED, {}).get("since", 0.0)
-    return since

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from conftest import Serve
-from echo import echo_hub
+from echo import Say, echo_hub
 from hostile.compressing import COMPRESSED, OFFER, deflated
 from hubbub import Connection, Hubbub, Settings
 from told import Gate, Told
-from transports.raw import FIN, PING, PONG, TEXT, UPGRADE, dial, masked, request
+from transports.raw import CLOSE, FIN, PING, PONG, TEXT, UPGRADE, dial, masked, request, text
 from wire import talk
 
 SLOW = {"max_message_rate": 0.001, "max_message_burst": 20}
@@ -27,14 +27,41 @@ async def test_messages_past_the_rate_end_the_connection_and_no_other(start: Ser
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG], ids=["pings", "pongs"])
-def test_control_frames_past_the_rate_end_the_connection(serve: Serve, opcode: int) -> None:
-    """Frames that no handler sees cost work too. Over plain ASGI they are the server's own affair."""
-    with dial(serve(echo_hub(Settings(**SLOW))), "/") as line:
+def test_control_frames_past_the_rate_end_the_connection(start: Serve, opcode: int) -> None:
+    """Frames that no handler sees cost work too. Another ASGI server sees to them, or does not."""
+    with dial(start(echo_hub(Settings(**SLOW))), "/") as line:
         assert b"$welcome" in line.message().encode()
         line.send(masked(FIN | opcode, b"x") * 21)
         while (frame := line.frame())[0] == FIN | PONG:
             assert frame == (FIN | PONG, b"x")
         assert frame[1].startswith(b"\x11\xb1"), frame  # 4529
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG], ids=["pings", "pongs"])
+async def test_what_came_before_control_frames_past_the_rate_is_handled(start: Serve, opcode: int) -> None:
+    hub, told = Hubbub(Settings(**SLOW)), Told()
+
+    @hub.on_message
+    def say(message: Say) -> None:
+        told(message.text)
+
+    with dial(start(hub), "/") as line:
+        assert b"$welcome" in line.message().encode()
+        line.send(text('{"type": "say", "data": {"text": "first"}}') + masked(FIN | opcode) * 21)
+        assert await told.next() == "first"
+        while (frame := line.frame())[0] != FIN | CLOSE:
+            pass
+        assert frame[1].startswith(b"\x11\xb1"), frame  # 4529
+
+
+def test_pings_within_the_rate_end_no_connection(start: Serve) -> None:
+    with dial(start(echo_hub(Settings(**SLOW))), "/") as line:
+        assert b"$welcome" in line.message().encode()
+        for number in range(19):
+            line.send(masked(FIN | PING, b"%d" % number))
+            assert line.frame() == (FIN | PONG, b"%d" % number)
+        line.send(text('{"type": "say", "id": 1, "data": {"text": "x"}}'))
+        assert b"$ack" in line.message().encode()
 
 
 async def test_small_frames_that_become_large_messages_wait_in_the_socket(serve: Serve) -> None:

@@ -2,14 +2,18 @@
 
 import asyncio
 import queue
+import threading
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
+from websockets.frames import Frame
 
 from hubbub import Connection, Hubbub, Settings
 from hubbub.protocol.frames import Assembler
 from hubbub.transports import native
 from hubbub.transports.native import FRAMES_PER_TURN
+from hubbub.transports.uvicorn import LimitedProtocol
 from transports.raw import BINARY, CONTINUATION, FIN, PING, PONG, TEXT, closing, dial, masked, text
 
 ARRIVES_WITHIN = 20.0
@@ -30,8 +34,8 @@ class Turns:
             self.now += 1
             await asyncio.sleep(0)
 
-    def count(self) -> None:
-        self.counts[self.now] += 1
+    def count(self, times: int = 1) -> None:
+        self.counts[self.now] += times
 
     @property
     def most(self) -> int:
@@ -61,8 +65,8 @@ def counting(turns: Turns) -> Hubbub:
     return hub
 
 
-def test_a_flood_of_messages_gives_others_a_turn(serve, turns):
-    with dial(serve(counting(turns)), "/count") as line:
+def test_a_flood_of_messages_gives_others_a_turn(start, turns):
+    with dial(start(counting(turns)), "/count") as line:
         line.send(text("x") * 50_000 + text("last"))
         assert line.message() == "all there"
     assert turns.counts.total() == 50_001
@@ -79,15 +83,15 @@ def test_a_flood_of_messages_gives_others_a_turn(serve, turns):
     ],
     ids=["pings", "pongs", "pings within messages"],
 )
-def test_a_flood_of_control_frames_gives_others_a_turn(serve, turns, monkeypatch, flood):
+def test_a_flood_of_control_frames_gives_others_a_turn(start, turns, monkeypatch, flood):
     heard_from = Connection.heard_from
 
     def counted(self: Connection, control_frames: int = 0) -> None:
-        turns.count()
+        turns.count(control_frames)
         heard_from(self, control_frames)
 
     monkeypatch.setattr(Connection, "heard_from", counted)
-    with dial(serve(counting(turns)), "/count") as line:
+    with dial(start(counting(turns)), "/count") as line:
         line.send(flood + text("last"))
         while line.frame()[0] != FIN | TEXT:
             pass
@@ -95,51 +99,103 @@ def test_a_flood_of_control_frames_gives_others_a_turn(serve, turns, monkeypatch
     assert turns.most <= 4 * FRAMES_PER_TURN
 
 
-def test_a_flood_of_fragments_gives_others_a_turn(serve, turns, monkeypatch):
-    begin = Assembler._begin
+FRAGMENTED = masked(TEXT) + masked(CONTINUATION) * 4094 + masked(FIN | CONTINUATION)
 
-    def counted(self: Assembler, first: int, length: int, limit: int) -> None:
-        turns.count()
+
+@pytest.fixture
+def at_fragments(monkeypatch) -> list[Callable[[], None]]:
+    """What is called with each fragment that the server reads, over either transport."""
+    called: list[Callable[[], None]] = []
+    begin, go_on = Assembler._begin, LimitedProtocol.handle_cont
+
+    def begun(self: Assembler, first: int, length: int, limit: int) -> None:
+        called[0]()
         begin(self, first, length, limit)
 
-    monkeypatch.setattr(Assembler, "_begin", counted)
-    with dial(serve(counting(turns)), "/count") as line:
-        line.send(
-            (masked(TEXT) + masked(CONTINUATION) * 4094 + masked(FIN | CONTINUATION)) * 4 + text("last")
-        )
+    def gone_on(self: LimitedProtocol, event: Frame) -> None:
+        called[0]()
+        go_on(self, event)
+
+    monkeypatch.setattr(Assembler, "_begin", begun)
+    monkeypatch.setattr(LimitedProtocol, "handle_cont", gone_on)
+    return called
+
+
+def test_a_flood_of_fragments_gives_others_a_turn(start, turns, at_fragments):
+    at_fragments.append(turns.count)
+    with dial(start(counting(turns)), "/count") as line:
+        line.send(FRAGMENTED * 4 + text("last"))
         assert line.message() == "all there"
-    assert turns.counts.total() >= 4 * 4096
+    assert turns.counts.total() >= 4 * 4095
     assert turns.most <= 4 * FRAMES_PER_TURN
 
 
-def test_a_flood_that_follows_the_server_s_close_gives_others_a_turn(serve, turns, monkeypatch):
-    ignore = native._ignore
+def test_a_ping_is_answered_while_a_flood_of_fragments_comes(start, monkeypatch, at_fragments):
+    read, told, gate = [], queue.Queue(), threading.Event()
+
+    def held_up() -> None:
+        read.append(len(read))
+        if len(read) == 2:  # the whole server, until all that matters is in its sockets
+            told.put("flooded")
+            assert gate.wait(ARRIVES_WITHIN)
+
+    heard_from = Connection.heard_from
+
+    def heard(self: Connection, control_frames: int = 0) -> None:
+        if control_frames:
+            told.put(len(read))
+        heard_from(self, control_frames)
+
+    at_fragments.append(held_up)
+    monkeypatch.setattr(Connection, "heard_from", heard)
+    served = start(counting(Turns()))
+    with dial(served, "/count") as bystander, dial(served, "/count") as line:
+        line.send(masked(TEXT) + masked(CONTINUATION) * 2)
+        assert told.get(timeout=ARRIVES_WITHIN) == "flooded"
+        line.send(masked(CONTINUATION) * 4000 + masked(FIN | CONTINUATION) + FRAGMENTED * 3)
+        bystander.send(masked(FIN | PING, b"here"))
+        gate.set()
+        assert bystander.frame() == (FIN | PONG, b"here")
+        assert told.get(timeout=ARRIVES_WITHIN) <= 4 * FRAMES_PER_TURN
+
+
+def test_a_flood_that_follows_the_server_s_close_gives_others_a_turn(start, turns, monkeypatch):
+    ignore, take = native._ignore, LimitedProtocol.handle_text
 
     def counted(message: str | bytes, more: bool) -> bool:
         turns.count()
         return ignore(message, more)
 
+    def taken(self: LimitedProtocol, event: Frame) -> None:
+        turns.count()
+        take(self, event)
+
     monkeypatch.setattr(native, "_ignore", counted)
-    hub = Hubbub(UNLIMITED)
+    monkeypatch.setattr(LimitedProtocol, "handle_text", taken)
+    hub, done = Hubbub(UNLIMITED), threading.Event()
 
     @hub.endpoint("/close")
     async def close(connection: Connection) -> None:
         ticking = asyncio.create_task(turns.run())
         await connection.close(4000)
+        await asyncio.to_thread(done.wait, ARRIVES_WITHIN)  # ASGI does not tell the client's part of it
         ticking.cancel()
 
-    with dial(serve(hub), "/close") as line:
+    with dial(start(hub), "/close") as line:
         assert line.close_frame()[0] == 4000
         line.send(text("late") * 20_000 + closing(4000))
         assert line.rest() == b""
+    done.set()
     assert turns.counts.total() == 20_000
     assert turns.most <= 8 * FRAMES_PER_TURN
 
 
-def test_every_ping_of_a_flood_is_answered_in_its_order_as_long_as_the_client_reads(serve):
-    with dial(serve(counting(Turns())), "/count") as line:
-        line.send(b"".join(masked(FIN | PING, b"%d" % number) for number in range(1000)))
+def test_every_ping_of_a_flood_is_answered_in_its_order_as_long_as_the_client_reads(start):
+    with dial(start(counting(Turns())), "/count") as line:
+        pings = (masked(FIN | PING, b"%d" % number) for number in range(1000))
+        line.send(b"".join((*pings, closing(4000))))
         assert [line.frame() for _ in range(1000)] == [(FIN | PONG, b"%d" % number) for number in range(1000)]
+        assert line.close_frame()[0] == 4000
 
 
 def test_pongs_do_not_pile_up_for_a_client_that_does_not_read(start):

@@ -106,7 +106,7 @@ def echo_hub(**settings: object) -> Hubbub:
     return hub
 
 
-def test_what_came_right_before_the_end_of_tls_is_handled_and_the_close_answered(secure, context):
+def test_what_came_right_before_the_end_of_tls_is_handled_and_the_close_answered(secure, context, native):
     hub, gate, told = Hubbub(), Gate(), Told()
 
     @hub.endpoint("/late")
@@ -118,7 +118,7 @@ def test_what_came_right_before_the_end_of_tls_is_handled_and_the_close_answered
         except ConnectionClosed:
             told(connection.close_code)
 
-    with TLSLine(secure(hub), context, "/late") as line:
+    with TLSLine(secure(hub, native=native), context, "/late") as line:
         line.end_with(b"".join(text(str(number)) for number in range(MANY)) + closing(1000))
         assert line.close_frame() == (1000, "")
         assert line.rest() == b""
@@ -126,8 +126,8 @@ def test_what_came_right_before_the_end_of_tls_is_handled_and_the_close_answered
         assert [asyncio.run(told.next()) for _ in range(MANY + 1)] == [*map(str, range(MANY)), 1000]
 
 
-def test_pings_right_before_the_end_of_tls_are_answered_and_the_close_too(secure, context):
-    with TLSLine(secure(echo_hub()), context, "/echo") as line:
+def test_pings_right_before_the_end_of_tls_are_answered_and_the_close_too(secure, context, native):
+    with TLSLine(secure(echo_hub(), native=native), context, "/echo") as line:
         line.end_with(masked(FIN | PING) * MANY + closing(1000))
         assert [line.frame() for _ in range(MANY)] == [(FIN | PONG, b"")] * MANY
         assert line.close_frame() == (1000, "")

@@ -37,11 +37,24 @@ class Beneath(Protocol):
         """Read again."""
 
 
+class Noted:
+    """What hubbub's own server and the hub tell each other of a line, since ASGI has no events for it."""
+
+    __slots__ = ("listener", "opened")
+
+    def __init__(self, opened: float) -> None:
+        self.opened = opened
+        """Since when the client has been connecting, in the event loop's time; 0 if that is not known."""
+        self.listener: Listener | None = None
+        """Who is told of control frames."""
+
+
 class ASGITransport(OverASGI):
     """A client's WebSocket behind `receive` and `send`, and what is `beneath` them if that is known.
 
     Its session receives by :meth:`pull` until it is busy for longer than a turn of the event loop; from then
-    on one task reads. Pings are the server's own affair here: ASGI has no event for them.
+    on one task reads. Pings are the server's own affair here: ASGI has no event for them. Where hubbub's
+    own server has `noted` the line, it tells the listener how many there were.
     """
 
     framing = staticmethod(event)
@@ -53,9 +66,11 @@ class ASGITransport(OverASGI):
         readers: Readers,
         writers: Writers,
         beneath: Beneath | None = None,
+        noted: Noted | None = None,
     ) -> None:
         super().__init__(receive, send, readers, writers)
         self._beneath = beneath
+        self._noted = noted
         self._left = False
         """Whether the close was begun with: only what waits for its end receives."""
         self._pulled = 0
@@ -65,6 +80,8 @@ class ASGITransport(OverASGI):
     async def accept(self, listener: Listener, subprotocol: str | None) -> None:
         """Finish the opening handshake; from now on `listener` is told what comes in."""
         self._listener = listener
+        if self._noted is not None:
+            self._noted.listener = listener
         self._task = asyncio.current_task()
         opening = await self._receive()
         try:
@@ -176,6 +193,11 @@ class ASGITransport(OverASGI):
             raise
         except Exception:
             self._not_received()
+
+    def _end(self, ending: Ending) -> None:
+        if self._noted is not None:
+            self._noted.listener = None  # its scope refers to what is noted
+        super()._end(ending)
 
     def _not_received(self) -> None:
         logger.exception("error", extra=fields(during="receiving from the ASGI server"))
