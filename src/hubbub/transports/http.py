@@ -23,7 +23,8 @@ from .head import (
     judge,
 )
 from .native import WebSocketProtocol
-from .streamed import STREAMED, Unframed, die_after
+from .streamed import STREAMED, Answered, die_after
+from .unread import Answers
 
 MAX_PIPELINED = 32
 """Requests that may wait for the answer to an earlier one on the same connection."""
@@ -106,30 +107,6 @@ class _Stage(Enum):
     LEAVING = "refused; what still comes is dropped"
 
 
-class _Answers:
-    """The answers on one connection, and whether the client reads them."""
-
-    def __init__(self, connection: "HTTPProtocol") -> None:
-        self._connection = connection
-        self.left: int | None = None
-        """Bytes that waited for the client at the last look, if it had to take some until the next one."""
-
-    def expire(self, crowded: bool) -> None:  # noqa: ARG002  # there is no limit past which one goes
-        """Look whether the client took something since the last look; if not, end the connection."""
-        connection, transport = self._connection, self._connection.transport
-        size, closing = transport.get_write_buffer_size(), transport.is_closing()
-        # With TLS between, the buffer may stay as it is while the client reads. Its close has a time-out.
-        if not closing and (connection.scheme == "https" or not connection.flow.write_paused):
-            self.left = None
-        elif self.left is not None and size >= self.left:
-            connection.abandon()
-            return
-        else:
-            self.left = size
-        if size or closing or connection.answering:
-            connection.watch()
-
-
 class HTTPProtocol(HttpToolsProtocol):
     """An HTTP connection that is held to the limits."""
 
@@ -149,7 +126,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._stage = _Stage.IDLE
         self._websocket = False
         self._began = 0.0
-        self._answers: _Answers | None = None
+        self._answers: Answers | None = None
         self._answered: RequestResponseCycle | None = None
         """The request that is being answered, or was last."""
         self._silence = 0  # bytes since the last part of a request was whole
@@ -187,7 +164,7 @@ class HTTPProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on with an answer, since the client reads it."""
         if self._answers is not None:
-            self._answers.left = None
+            self._answers.read()
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -301,9 +278,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         self._answered = cycle
-        if cycle.scope["http_version"] == "1.0":
-            cycle.send = Unframed(cycle)  # type: ignore[method-assign, assignment]
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        super()._start_asgi_task(cycle, Answered(app, cycle))  # type: ignore[arg-type]
 
     # What an application may ask of a long answer
 
@@ -321,6 +296,11 @@ class HTTPProtocol(HttpToolsProtocol):
     # What follows
 
     @property
+    def secure(self) -> bool:
+        """Whether TLS is between it and its socket."""
+        return self.scheme == "https"
+
+    @property
     def answering(self) -> bool:
         """Whether a request still waits for the end of its answer."""
         cycle: RequestResponseCycle | None = self.cycle
@@ -329,7 +309,7 @@ class HTTPProtocol(HttpToolsProtocol):
     def watch(self) -> None:
         """Have a look later whether the client reads its answer."""
         if self._answers is None:
-            self._answers = _Answers(self)
+            self._answers = Answers(self)
         self._state.unread.add(self._answers, self.loop.time())
 
     def _unwatch(self) -> None:
@@ -357,7 +337,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self.transport.set_protocol(protocol)
         if isinstance(protocol, WebSocketProtocol):
             head = Head(method.decode(), self.url.decode("latin-1"), "HTTP/1.1", headers)
-            protocol.begin(head, self.server, self.client, self.scheme == "https")
+            protocol.begin(head, self.server, self.client, self.secure)
         else:
             lines = [b"%b: %b\r\n" % header for header in headers]
             protocol.data_received(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, b"".join(lines)))

@@ -1,10 +1,12 @@
 """Answers that go on for long, under hubbub's own server: what uvicorn does not do for them."""
 
+import asyncio
 import socket
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Protocol
 
-from starlette.types import Message, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 STREAMED = "hubbub.streamed"
@@ -40,6 +42,26 @@ def die_after(connection: socket.socket | None, seconds: float) -> None:
     if option is not None and connection is not None and connection.family != socket.AF_UNIX:
         with suppress(OSError):  # it was lost meanwhile, which whoever answers on it is told
             connection.setsockopt(socket.IPPROTO_TCP, option, int(min(seconds * 1000, LONGEST)))
+
+
+class Answered:
+    """An application that answers one request, without what uvicorn lets get out of hand."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+        self._send: Send = cycle.send  # type: ignore[assignment]  # uvicorn's types name each event
+        if cycle.scope["http_version"] == "1.0":
+            self._send = Unframed(cycle)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # noqa: ARG002
+        """Return what serves the request."""
+        return self._app(scope, receive, self._send_or_yield)
+
+    def _send_or_yield(self, message: Message) -> Awaitable[None]:
+        # Where nobody is there any more, uvicorn's does nothing and waits for nothing: an answer that is made
+        # without waiting either would go on for ever, and no task would be told, nor cancelled.
+        return asyncio.sleep(0) if self._cycle.disconnected else self._send(message)
 
 
 class Unframed:
