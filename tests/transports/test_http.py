@@ -1,12 +1,17 @@
 """Plain HTTP beside the WebSockets, and the time that a client has for its first request."""
 
+import gc
 import socket
+import ssl
 import threading
+import weakref
+from queue import Queue
 
 import pytest
+from uvicorn.config import LOOP_FACTORIES
 
 from conftest import Served
-from hubbub import Hubbub
+from hubbub import Hubbub, server
 from hubbub.transports import http
 from hubbub.transports.http import HTTPProtocol
 from transports.raw import Line, dial, request, text
@@ -224,3 +229,76 @@ def test_trouble_with_ending_one_connection_does_not_end_the_server(serve, monke
         line.send(request("/healthz", "Accept: */*"))
         assert body_of(line) == (200, "alive\n")
     assert "on purpose" in caplog.text
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def freed(request, monkeypatch):
+    """An item for each HTTP connection that nothing refers to any more; nothing is collected."""
+    freed: Queue[object] = Queue()
+    references = []
+
+    class Counted(HTTPProtocol):
+        def __init__(self, *arguments: object, **details: object) -> None:
+            super().__init__(*arguments, **details)
+            references.append(weakref.ref(self, freed.put))
+
+    monkeypatch.setattr(server, "HTTPProtocol", Counted)
+    monkeypatch.setitem(LOOP_FACTORIES, "auto", LOOP_FACTORIES[request.param])
+    gc.disable()
+    yield freed
+    gc.enable()
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def dialling(request, serve, certificate):
+    """How to connect to a server that echoes."""
+    secure = request.param == "TLS"
+    served = serve(echoing(), **(certificate if secure else {}))
+    context = ssl.create_default_context(cafile=certificate["ssl_certfile"]) if secure else None
+    return lambda: Line(("127.0.0.1", served.port), tls=context)
+
+
+def ask(line: Line) -> None:
+    line.send(request("/healthz", "Accept: */*"))
+    assert body_of(line) == (200, "alive\n")
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_websocket_keeps_nothing_of_its_http_connection(freed, dialling, before):
+    with dialling() as line:
+        for _ in range(before):
+            ask(line)
+        line.open()
+        freed.get(timeout=10)
+        line.send(text("still there"))
+        assert line.message() == "still there"
+
+
+@pytest.mark.parametrize("requests", [0, 1, 3])
+@pytest.mark.parametrize("end", [Line.vanish, lambda line: line.socket.close()], ids=["a reset", "an end"])
+def test_nothing_is_kept_of_a_connection_that_is_gone(freed, dialling, requests, end):
+    line = dialling()
+    for _ in range(requests):
+        ask(line)
+    line.send(b"GET / HT")
+    end(line)
+    freed.get(timeout=10)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"no HTTP\r\n\r\n", request("/healthz", "Connection: close"), request("/healthz", "A: b") * 20],
+    ids=["refused", "answered", "pipelined"],
+)
+def test_nothing_is_kept_of_a_connection_that_the_server_has_ended(freed, dialling, sent):
+    with dialling() as line:
+        line.send(sent)
+        line.response()
+    freed.get(timeout=10)
+
+
+def test_nothing_is_kept_of_a_request_of_http_1_0(freed, dialling):
+    with dialling() as line:
+        line.send(request("/healthz", "A: b", version="HTTP/1.0"))
+        line.rest()
+    freed.get(timeout=10)

@@ -122,7 +122,7 @@ class HTTPProtocol(HttpToolsProtocol):
         """`admitted` is who has the place and the deadline already, if not this protocol."""
         super().__init__(config, server_state, app_state, _loop)
         self._state = server_state
-        self._waiting: Waiting = admitted or self
+        self._admitted = admitted
         self._stage = _Stage.IDLE
         self._websocket = False
         self._began = 0.0
@@ -139,8 +139,8 @@ class HTTPProtocol(HttpToolsProtocol):
         """Take a place and a deadline for the first request."""
         super().connection_made(transport)
         state = self._state
-        if self._waiting is not self:
-            state.places.pass_on(self._waiting, self)
+        if self._admitted is not None:
+            state.places.pass_on(self._admitted, self)
             return
         refusal = state.places.take(self, state.proxies.counted_peer(self.client))
         if refusal is None:
@@ -160,6 +160,8 @@ class HTTPProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # which uvicorn leaves where the line was lost
+        self._let_go()
 
     def resume_writing(self) -> None:
         """Go on with an answer, since the client reads it."""
@@ -249,7 +251,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise Refused(_PIPELINED)
         self._began = state.heads.forget(self._waiting) or self.loop.time()
-        self._waiting = self
+        self._admitted = None
         if not self._websocket:
             self.scope["extensions"] = {STREAMED: {"connection": self}}
             super().on_headers_complete()
@@ -296,6 +298,17 @@ class HTTPProtocol(HttpToolsProtocol):
     # What follows
 
     @property
+    def _waiting(self) -> Waiting:
+        """Who has the deadline for the head of a request."""
+        return self if self._admitted is None else self._admitted
+
+    def _let_go(self) -> None:
+        """Let go of what refers back to this: it would stay, headers and all, until a full collection."""
+        self._admitted = self._answered = None
+        self.parser = self.scope = self.cycle = None  # type: ignore[assignment]
+        self.pipeline.clear()
+
+    @property
     def secure(self) -> bool:
         """Whether TLS is between it and its socket."""
         return self.scheme == "https"
@@ -332,7 +345,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._state.places.pass_on(self, protocol)
         self.connections.discard(self)
         self._unwatch()
-        self.parser = None  # type: ignore[assignment]  # they refer to each other
+        self._let_go()
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
         if isinstance(protocol, WebSocketProtocol):

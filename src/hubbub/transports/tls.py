@@ -65,12 +65,16 @@ class TLSListener:
                 logger.error("error", extra=fields(during="accepting a connection", problem=problem.strerror))
                 await asyncio.sleep(PAUSE)
                 continue
-            handshake = Handshake(self, connection)
-            try:
-                handshake.begin()
-            except Exception:
-                logger.exception("error", extra=fields(during="accepting a connection"))
-                handshake.forget()
+            self._begin(connection)
+            del connection
+
+    def _begin(self, connection: socket.socket) -> None:
+        handshake = Handshake(self, connection)
+        try:
+            handshake.begin()
+        except Exception:
+            logger.exception("error", extra=fields(during="accepting a connection"))
+            handshake.forget()
 
 
 def _tell(task: asyncio.Task[None]) -> None:
