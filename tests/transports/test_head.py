@@ -119,6 +119,42 @@ def test_an_unusual_handshake_that_is_valid_is_taken_for_one(line, headers):
     assert line.response().status != 404
 
 
+def offering(*lists: str) -> bytes:
+    return request("/echo", *UPGRADE, *(f"Sec-WebSocket-Protocol: {names}" for names in lists))
+
+
+MANY = [f"a{number}" for number in range(33)]
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [[",".join(MANY)], MANY, [",".join(MANY[:32]), "b"], [",".join(str(name) for name in range(6000))]],
+    ids=["a list", "a header each", "one in a header of its own", "thousands"],
+)
+def test_more_subprotocols_than_anybody_speaks_are_refused_with_a_sentence(line, lists):
+    line.send(offering(*lists))
+    response = line.response()
+    assert response.status == 400
+    body = line.read(int(response.headers["content-length"])).decode()
+    assert body == "The request offers too many subprotocols; offer no more than 32.\n"
+    assert line.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [[",".join(MANY[:32])], MANY[:32], ["," * 1000 + " , ".join(MANY[:32])]],
+    ids=["a list", "each", "gaps"],
+)
+def test_as_many_subprotocols_as_may_be_are_no_trouble(line, lists):
+    line.send(offering(*lists))
+    assert line.response().status == 101
+
+
+def test_a_request_for_something_else_may_have_any_subprotocols(line):
+    line.send(head(*HEALTH, f"Sec-WebSocket-Protocol: {','.join(MANY)}"))
+    assert line.response().status == 200
+
+
 def test_an_upgrade_in_http_1_0_is_ignored(line):
     line.send(request("/echo", *UPGRADE, version="HTTP/1.0"))
     assert line.response().status == 404

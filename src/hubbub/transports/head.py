@@ -14,7 +14,12 @@ Headers = list[tuple[bytes, bytes]]
 
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
-_LOOKED_AT = frozenset((b"host", b"connection", b"upgrade", b"content-length", b"transfer-encoding"))
+_LOOKED_AT = frozenset((
+    b"host", b"connection", b"upgrade", b"content-length", b"transfer-encoding", b"sec-websocket-protocol",
+))  # fmt: skip
+
+MAX_SUBPROTOCOLS = 32
+"""Subprotocols that a handshake may offer: each is an object that stays for as long as the connection."""
 
 
 class Refused(Exception):
@@ -37,6 +42,11 @@ _NO_HOST = Refusal(400, "malformed request", "The request needs one Host header.
 _HOST_INVALID = Refusal(400, "malformed request", "The Host header is not valid.")
 _TARGET = Refusal(400, "malformed request", "The request's target is not valid for this host.")
 _OLD_CODING = Refusal(400, "malformed request", "HTTP/1.0 has no transfer codings.")
+_SUBPROTOCOLS = Refusal(
+    400,
+    "subprotocols",
+    f"The request offers too many subprotocols; offer no more than {MAX_SUBPROTOCOLS}.",
+)
 _BODY = Refusal(400, "malformed request", "A request for a WebSocket has no body.")
 
 
@@ -56,7 +66,7 @@ def judge(method: bytes, target: bytes, version: str, headers: Headers, max_byte
     """
     size = 0
     host: bytes | None = None
-    connection = upgrade = coding = b""
+    connection = upgrade = coding = offered = b""
     length = b"0"
     for name, value in headers:
         size += len(name) + len(value)
@@ -72,6 +82,8 @@ def judge(method: bytes, target: bytes, version: str, headers: Headers, max_byte
             upgrade = upgrade + b"," + value if upgrade else value
         elif name == b"content-length":
             length = value
+        elif name == b"sec-websocket-protocol":
+            offered = offered + b"," + value if offered else value
         else:
             coding = coding + b"," + value if coding else value
     if size + 4 * len(headers) > max_bytes:  # with ": " and the end of the line
@@ -102,6 +114,8 @@ def judge(method: bytes, target: bytes, version: str, headers: Headers, max_byte
     )
     if websocket and (coding or length.strip(b"0 \t")):
         raise Refused(_BODY)
+    if websocket and offered.count(b",") >= MAX_SUBPROTOCOLS and _listed(offered) > MAX_SUBPROTOCOLS:
+        raise Refused(_SUBPROTOCOLS)
     return Judged(target, websocket)
 
 
@@ -113,6 +127,10 @@ def _origin_form(target: bytes, host: bytes | None) -> bytes:
         raise Refused(_TARGET)
     rest = absolute[2]
     return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _listed(value: bytes) -> int:
+    return sum(1 for part in value.split(b",") if part.strip())
 
 
 def _has(value: bytes, token: bytes) -> bool:
