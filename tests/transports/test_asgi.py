@@ -41,10 +41,11 @@ class Announcing(uvicorn.Server):
 class Uvicorn:
     """A plain uvicorn that runs an application in a thread."""
 
-    def __init__(self, app: Hubbub, ws: str) -> None:
+    def __init__(self, app: Hubbub, ws: str, **options: Any) -> None:
         listener = listen(Settings(port=0))
-        self.url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = Announcing(uvicorn.Config(app, ws=ws, log_config=None))
+        self.port: int = listener.getsockname()[1]
+        self.url = f"ws://127.0.0.1:{self.port}"
+        self.server = Announcing(uvicorn.Config(app, ws=ws, log_config=None, **options))
         self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self._thread.start()
         assert self.server.listens.wait(ARRIVES_WITHIN), "uvicorn did not start"
@@ -56,8 +57,8 @@ class Uvicorn:
 
 
 @contextmanager
-def running(app: Hubbub, ws: str) -> Iterator[Uvicorn]:
-    server = Uvicorn(app, ws)
+def running(app: Hubbub, ws: str, **options: Any) -> Iterator[Uvicorn]:
+    server = Uvicorn(app, ws, **options)
     try:
         yield server
     finally:

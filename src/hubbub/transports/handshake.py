@@ -13,6 +13,8 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from ..protocol.deflate import Agreement, Deflate
+from ..settings import Settings
+from .head import Refused, judge_handshake
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -121,12 +123,28 @@ class Head(NamedTuple):
     headers: Iterable[tuple[bytes, bytes]]
 
 
-def read_head(data: bytes) -> Head:
-    """Return the head that uvicorn put together again after its parser: one line for each header."""
+def read_head(data: bytes, version: str | None = None) -> Head:
+    """Return the head that uvicorn put together again after its parser: one line for each header.
+
+    It says HTTP/1.1, whatever the client said: `version` is that, if it is known.
+    """
     first, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    method, target, version = first.decode("latin-1").split(" ", 2)
+    method, target, said = first.decode("latin-1").split(" ", 2)
     parted = (line.partition(b": ") for line in lines)
-    return Head(method, target, version, [(name, value) for name, _, value in parted])
+    return Head(
+        method, target, f"HTTP/{version}" if version else said, [(name, value) for name, _, value in parted]
+    )
+
+
+def judged(head: Head, settings: Settings) -> Head | bytes:
+    """Return a head that hubbub's own HTTP protocol has not judged, or the HTTP response that refuses it."""
+    headers = list(head.headers)
+    method, target, version = head.method.encode(), head.target.encode("latin-1"), head.version
+    try:
+        target = judge_handshake(method, target, version.removeprefix("HTTP/"), headers, settings)
+    except Refused as refused:
+        return refused.refusal.response()
+    return head._replace(target=target.decode("latin-1"), headers=headers)
 
 
 def read_handshake(head: Head, compression: bool = False) -> Handshake | bytes:

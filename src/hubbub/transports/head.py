@@ -8,6 +8,7 @@ beside ``Transfer-Encoding``, and codings of which the last one is not ``chunked
 import re
 from typing import NamedTuple
 
+from ..settings import Settings
 from .admission import Refusal
 
 Headers = list[tuple[bytes, bytes]]
@@ -47,6 +48,7 @@ _SUBPROTOCOLS = Refusal(
     "subprotocols",
     f"The request offers too many subprotocols; offer no more than {MAX_SUBPROTOCOLS}.",
 )
+_OLD_VERSION = Refusal(400, "malformed request", "A WebSocket is opened with HTTP/1.1.")
 _BODY = Refusal(400, "malformed request", "A request for a WebSocket has no body.")
 
 
@@ -117,6 +119,23 @@ def judge(method: bytes, target: bytes, version: str, headers: Headers, max_byte
     if websocket and offered.count(b",") >= MAX_SUBPROTOCOLS and _listed(offered) > MAX_SUBPROTOCOLS:
         raise Refused(_SUBPROTOCOLS)
     return Judged(target, websocket)
+
+
+def judge_handshake(
+    method: bytes, target: bytes, version: str, headers: Headers, settings: Settings
+) -> bytes:
+    """Return the target, in origin form, of a whole head that asks for a WebSocket; or raise :exc:`Refused`.
+
+    For a head of which another server than hubbub's own has judged only what its parser does.
+    """
+    if len(headers) > settings.max_headers:
+        raise Refused(TOO_MANY_HEADERS)
+    if len(target) > settings.max_target:
+        raise Refused(TARGET_TOO_LONG)
+    judged = judge(method, target, version, headers, settings.max_header_bytes)
+    if version == "1.0":
+        raise Refused(_OLD_VERSION)  # there, it can't be served as plain HTTP any more
+    return judged.target
 
 
 def _origin_form(target: bytes, host: bytes | None) -> bytes:

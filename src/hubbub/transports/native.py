@@ -26,7 +26,7 @@ from ..protocol.frames import Assembler, Deliver, read_messages
 from ..settings import Settings
 from .events import Events
 from .framing import compressed, frame
-from .handshake import Handshake, Head, read_handshake, read_head, refusal
+from .handshake import Handshake, Head, judged, read_handshake, read_head, refusal
 from .keepalive import keepalive_of
 
 EXTENSION = "hubbub"
@@ -111,8 +111,7 @@ class WebSocketProtocol(asyncio.Protocol):
         elif self._discarding:
             self._quiet = False  # it was refused, and has yet to read so
         elif self._listener is None:
-            socket = self._socket
-            self.begin(read_head(data), get_local_addr(socket), get_remote_addr(socket), is_ssl(socket))
+            self._begin_after(data)
         else:
             # The client did not wait for the answer to its handshake, or the loop had this already when
             # reading was paused. It is kept, the rest stays in the socket.
@@ -170,6 +169,17 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # The opening handshake
 
+    def _begin_after(self, data: bytes) -> None:
+        """Begin after another HTTP protocol than hubbub's, which has judged less than that would."""
+        socket = self._socket
+        # Only then it is told to hand the socket over.
+        request = getattr(socket.get_protocol(), "scope", None) or {}
+        head = judged(read_head(data, request.get("http_version")), self._settings)
+        if isinstance(head, bytes):
+            self._turn_away(head)
+        else:
+            self.begin(head, get_local_addr(socket), get_remote_addr(socket), is_ssl(socket))
+
     def begin(
         self,
         head: Head,
@@ -180,9 +190,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Run the application for a request: `server` and `client` are the addresses, and `secure` is TLS."""
         handshake = read_handshake(head, self._settings.compression)
         if isinstance(handshake, bytes):
-            self._socket.write(handshake)
-            self._half_close()
-            self._cut_off()
+            self._turn_away(handshake)
             return
         self._handshake = handshake
         if handshake.window_bits is not None:
@@ -212,6 +220,11 @@ class WebSocketProtocol(asyncio.Protocol):
         task = loop.create_task(self._run(scope, events), name=_TASK, context=context)
         self._server_state.tasks.add(task)
         self.served_by = Served(task, context)
+
+    def _turn_away(self, response: bytes) -> None:
+        self._socket.write(response)
+        self._half_close()
+        self._cut_off()
 
     async def _run(self, scope: dict[str, object], events: Events) -> None:
         task = asyncio.current_task()
