@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -117,8 +118,8 @@ def test_a_traceback_follows_the_line():
     first, *rest = text(exc_info=failure(), **fields(path="/")).splitlines()
     assert first == "INFO    connect path=/"
     assert rest[0] == "    Traceback (most recent call last):"
-    # Whatever an exception says, no line of it looks like one of the log's own.
-    assert rest[-2:] == ["    ValueError: of two", "    lines"]
+    # Whatever an exception says, no line of it looks like one of the log's own, or of the traceback's.
+    assert rest[-1] == r"    ValueError: of two\nlines"
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "a\rb", "a\u2028b\u2029c\x85d", "\ud800", "\u202e", "\x00"])
@@ -131,6 +132,96 @@ def test_whatever_a_client_sent_a_traceback_shows_it_escaped(hostile):
     for line in shown.split("\n"):
         assert line.isprintable()
     assert hostile.encode("unicode_escape").decode() in shown
+
+
+FORGED = 'lost\n  File "forged.py", line 1, in forged\nForged: \x1b[31mnot so\r\n\u2028 | x'
+ESCAPED = r'lost\n  File "forged.py", line 1, in forged\nForged: \x1b[31mnot so\r\n\u2028 | x'
+
+
+def chained() -> BaseException:
+    """An exception with a cause and a context, each of which says what a client sent, in notes too."""
+    try:
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError:
+                raise LookupError(FORGED)  # noqa: B904  # it is to have a context
+        except LookupError as problem:
+            problem.add_note(FORGED)
+            raise ValueError(FORGED) from problem
+    except ValueError as problem:
+        problem.add_note("a note\n" + FORGED)
+        return problem
+
+
+def grouped() -> BaseException:
+    """A group in a group, and how a text of a client's was no Python."""
+    try:
+        compile("a b", FORGED, "exec")
+    except SyntaxError as problem:
+        broken = problem
+    try:
+        raise ExceptionGroup(FORGED, [chained(), ExceptionGroup("inner", [OSError(5, FORGED), broken])])
+    except ExceptionGroup as problem:
+        problem.add_note(FORGED)
+        return problem
+
+
+def odd() -> BaseException:
+    """An exception of which nothing can be said, with notes that are none."""
+
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    made = Unspeakable()
+    made.__notes__ = ["plain", Unspeakable(), 5]
+    return made
+
+
+def as_info(problem: BaseException):
+    return type(problem), problem, problem.__traceback__
+
+
+@pytest.mark.parametrize("problem", [chained(), grouped()], ids=["chained", "grouped"])
+def test_what_an_exception_quotes_begins_no_line_of_a_traceback(problem):
+    _, *lines = text(exc_info=as_info(problem)).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not [line for line in lines if line.strip(" |+-").startswith(('File "forged', "Forged", "not so"))]
+    assert [line for line in lines if line.endswith(f"LookupError: {ESCAPED}")]
+    assert [line for line in lines if line.endswith(f"ValueError: {ESCAPED}")]
+    assert [line for line in lines if line.endswith(rf"a note\n{ESCAPED}")]
+
+
+def test_a_traceback_is_as_python_shows_it_where_nothing_has_to_be_escaped():
+    def fail() -> None:
+        try:
+            raise KeyError("one")
+        except KeyError as problem:
+            problem.add_note("noted")
+            raise ExceptionGroup("all", [ValueError("two"), SyntaxError("three")]) from problem
+
+    with pytest.raises(ExceptionGroup) as raised:
+        fail()
+    _, *shown = text(exc_info=as_info(raised.value)).split("\n")
+    expected = "".join(traceback.format_exception(raised.value)).splitlines()
+    assert shown == [f"    {line}" for line in expected]
+
+
+def test_an_exception_that_can_say_nothing_is_logged_all_the_same():
+    lines = text(exc_info=as_info(odd())).split("\n")
+    assert lines[-4].endswith("Unspeakable: <exception str() failed>")
+    assert lines[-3:] == ["    plain", "    <note str() failed>", "    5"]
+    problem = ValueError("said")
+    problem.__notes__ = {"no": "list\nof notes"}
+    assert text(exc_info=as_info(problem)).split("\n")[-1] == r"    {'no': 'list\nof notes'}"
+    assert text(exc_info=(None, None, None)).split("\n")[1:] == ["    NoneType: None"]
+
+
+@pytest.mark.parametrize("problem", [chained(), grouped(), odd()], ids=["chained", "grouped", "odd"])
+def test_as_json_any_traceback_is_within_the_line(problem):
+    # That it is one line, all of these tests look at.
+    assert type(problem).__name__ in as_json(exc_info=as_info(problem))["traceback"]
 
 
 def test_the_correlation_id_is_shown_unless_it_is_the_connection():

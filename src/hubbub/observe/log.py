@@ -1,5 +1,7 @@
 """Log lines through the standard :mod:`logging`: one event each, with fields, always on one line.
 
+As text, a traceback follows on lines of its own; what an exception says is within one of them.
+
 An event is logged as ``logger.info("connect", extra=fields(connection=..., path=...))``. hubbub logs
 to ``hubbub``; what the application logs gets the correlation id of the connection that it works for.
 """
@@ -8,9 +10,12 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
+from traceback import TracebackException
+from types import TracebackType
+from typing import Any
 
 logger = logging.getLogger("hubbub")
 
@@ -107,6 +112,11 @@ def _fields_of(record: logging.LogRecord) -> dict[str, object]:
     return found
 
 
+_ExceptionInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)  # fmt: skip
+
+
 class TextFormatter(logging.Formatter):
     """For people: ``12:30:01.250 INFO    connect path=/ user=ada``; a traceback follows on its own lines."""
 
@@ -123,6 +133,40 @@ class TextFormatter(logging.Formatter):
             lines = self.formatException(record.exc_info).split("\n")
             line += "".join(f"\n    {_one_line(part)}" for part in lines)
         return line
+
+    def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802  # logging's name
+        """Return the traceback, in which each message and each note is one line.
+
+        Any of them may quote a client, whose line breaks must not make lines that pass for the traceback's.
+        """
+        _, problem, frames = ei
+        told = TracebackException(type(problem), problem, frames, compact=True)  # type: ignore[arg-type]
+        parts: list[TracebackException | None] = [told]
+        while parts:
+            if (part := parts.pop()) is not None:
+                _escape(part)
+                parts += (part.__cause__, part.__context__, *(part.exceptions or ()))
+        return "".join(told.format()).removesuffix("\n")
+
+
+def _escape(part: TracebackException) -> None:
+    """Have one exception of a traceback say each message in one line."""
+    if isinstance(part.__notes__, Sequence):  # it is whatever was assigned
+        part.__notes__ = [_note(note) for note in part.__notes__]
+    part.__class__ = _InOneLine  # causes and contexts are made as the plain class, whatever is asked for
+
+
+class _InOneLine(TracebackException):
+    def format_exception_only(self, *arguments: Any, **options: Any) -> Iterator[str]:  # type: ignore[override]
+        for line in super().format_exception_only(*arguments, **options):
+            yield _one_line(line.removesuffix("\n")) + "\n"
+
+
+def _note(note: object) -> str:
+    try:
+        return _one_line(str(note))
+    except Exception:
+        return "<note str() failed>"
 
 
 class JSONFormatter(logging.Formatter):
