@@ -299,6 +299,21 @@ async def test_what_has_to_be_looked_through_counts_by_its_size(start, subprotoc
         await is_alive(other)
 
 
+async def test_what_is_allowed_at_all_is_answered_however_small_the_burst(start):
+    hub = echo_hub(Settings(max_message_rate=LONG_RUN, max_message_burst=4))
+    room = hub.room("lobby", history=1000)
+    url = start(hub).url
+    async with talk(url) as client:
+        for number in range(1000):
+            await room().send(Say(text=str(number)))
+        await client.join("lobby")
+        page = await client.ask(type="$history", room="lobby", data={"limit": 1000})
+        assert len(page["data"]["messages"]) == 1000
+        await client.send(type="$ping")
+        await client.send(type="$ping")
+        assert await client.closed() == TOO_MANY
+
+
 # Before the login
 
 

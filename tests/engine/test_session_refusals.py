@@ -246,16 +246,19 @@ async def test_a_large_message_is_looked_at_for_its_depth_while_others_have_thei
     hub, threads = echo_hub(), Told()
     check = Codec.check_depth
 
-    def noted(self: Codec, message: str | bytes, limit: int) -> None:
-        threads(threading.current_thread().name)
-        check(self, message, limit)
+    def noted(self: Codec, message: str | bytes, limit: int, *, at_once: bool = False) -> bool:
+        told = check(self, message, limit, at_once=at_once)
+        if told:
+            threads(threading.current_thread().name)
+        return told
 
     monkeypatch.setattr(Codec, "check_depth", noted)
     async with talk(start(hub).url) as client:
         for text in ("[" * 1000, "x" * 70_000, "[" * 70_000):
             await client.ask(type="say", id=text[:1], data={"text": text})
-        small, large = await threads.next(), await threads.next()
-        assert small != large
+        small, plain, large = [await threads.next() for _ in range(3)]
+        assert small == plain
+        assert "AnyIO worker" not in small
         assert "AnyIO worker" in large
         deep: object = []
         for _ in range(101):

@@ -16,7 +16,7 @@ from tornado.web import Application
 from hubbub import Connection, Hubbub, Message, Room, Settings
 from hubbub.integrations import aiohttp as on_aiohttp
 from hubbub.integrations import tornado as on_tornado
-from hubbub.integrations.bridge import MOST_WAITING, Arrivals, scope_of
+from hubbub.integrations.bridge import MOST_WAITING, Arrivals, WebSocketExchange, scope_of
 from wire import talk
 
 pytestmark = pytest.mark.anyio
@@ -214,6 +214,37 @@ async def test_a_client_that_asks_and_never_reads_is_cut_when_its_time_is_over(h
                 await websocket.send(f'{{"type": "tell", "id": {number}, "data": {{"size": 100000}}}}')
             await ended.wait()
             websocket.transport.abort()
+
+
+class Sending(on_tornado._WebSocket):
+    """A WebSocket that sends when it is let."""
+
+    def __init__(self) -> None:
+        WebSocketExchange.__init__(self)
+        self._state = "open"
+        self._reading = False
+        self.free = asyncio.Event()
+
+    async def write(self, message: str | bytes) -> None:
+        await self.free.wait()
+        self.free.clear()
+
+
+async def test_a_client_that_takes_what_was_waiting_for_it_when_it_was_looked_at_is_alive():
+    exchange = Sending()
+    for _ in range(3):
+        assert not exchange.listens(), "its handler is behind"
+        sending = asyncio.create_task(exchange.send({"type": "websocket.send", "text": "x"}))
+        await asyncio.sleep(0)
+        assert exchange.listens(), "it takes nothing"
+        signs = exchange.signs
+        exchange.free.set()
+        await sending
+        assert exchange.signs == signs + 1
+    sending = asyncio.create_task(exchange.send({"type": "websocket.send", "text": "x"}))
+    exchange.free.set()
+    await sending
+    assert exchange.signs == signs + 1, "nobody waited for it"
 
 
 @each_host

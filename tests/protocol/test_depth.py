@@ -6,7 +6,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from hubbub.protocol.depth import json_is_deeper, msgpack_is_deeper
+from hubbub.protocol.depth import AT_ONCE, json_is_deeper, msgpack_is_deeper
 
 SCALARS = st.one_of(
     st.none(),
@@ -120,3 +120,16 @@ def test_many_levels_one_after_the_other_are_not_deep():
     assert json_is_deeper(json.dumps(value), 3)
     assert not msgpack_is_deeper(msgspec.msgpack.encode(value), 4)
     assert msgpack_is_deeper(msgspec.msgpack.encode(value), 3)
+
+
+def test_what_takes_long_is_not_told_at_once():
+    wide = "[" + "[]," * (AT_ONCE[str] // 3) + "[]]"
+    assert json_is_deeper(wide, 2, at_once=True) is None
+    assert json_is_deeper(wide, 2) is False
+    assert json_is_deeper(json.dumps("x" * 10 * AT_ONCE[str]), 2, at_once=True) is False
+    packed = msgspec.msgpack.encode([[]] * AT_ONCE[bytes])
+    assert msgpack_is_deeper(packed, 2, at_once=True) is None
+    assert msgpack_is_deeper(packed, 2) is False
+    # A blob is passed over in one step, whatever its bytes look like.
+    blob = msgspec.msgpack.encode([b"\x91" * 100 * AT_ONCE[bytes]])
+    assert msgpack_is_deeper(blob, 2, at_once=True) is False

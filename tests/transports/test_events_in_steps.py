@@ -62,16 +62,16 @@ async def test_so_many_bytes_wait_and_no_more(line, content):
 
 async def test_silence_is_the_client_s_where_it_takes_nothing_or_is_read_from(line):
     await line.accept()
-    assert line.events.listening
+    assert line.events.listens()
     while line.events.received(b"x" * 400):
         pass
-    assert not line.events.listening, "the application is behind"
+    assert not line.events.listens(), "the application is behind"
     signs = line.events.signs
     line.events.pause_writing()
-    assert line.events.listening, "the client takes nothing, so that the application waits for it"
+    assert line.events.listens(), "the client takes nothing, so that the application waits for it"
     line.events.resume_writing()
     assert line.events.signs > signs, "it took something"
-    assert not line.events.listening
+    assert not line.events.listens()
 
 
 async def test_what_was_received_counts_no_more(line):

@@ -18,6 +18,9 @@ class Line:
         self.listening = True
         self.seen: list[str] = []
 
+    def listens(self) -> bool:
+        return self.listening
+
     def ping(self) -> None:
         self.seen.append("ping")
 

@@ -114,6 +114,24 @@ def test_who_reads_an_answer_slowly_may_take_its_time(serving, page, header, cap
     assert why(caplog) == []
 
 
+def test_a_whole_answer_that_waits_in_the_kernel_may_be_read_whenever(serving, caplog):
+    sent = threading.Event()
+
+    async def page(send):
+        await send({"type": "http.response.body", "body": b"x" * 500_000})
+        sent.set()
+
+    there = serving(page)
+    with there.dial() as line:
+        there.ask(line)
+        assert sent.wait(10)
+        for _ in range(5):
+            there.look()
+        assert len(there.state.places) == 1
+        assert line.read(500_000).count(b"x") > 499_900  # the rest is how it was framed
+    assert why(caplog) == []
+
+
 def test_an_answer_without_end_that_waits_for_nothing_lets_others_have_their_turn_once_it_is_cut(serving):
     over = threading.Event()
 

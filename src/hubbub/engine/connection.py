@@ -314,11 +314,7 @@ class Connection(Receiving):
     def heard_from(self, control_frames: int = 0) -> None:
         """Note a sign of life that is no message; control frames are counted with the messages."""
         self.signs += 1
-        self.charge(control_frames)
-
-    def charge(self, messages: int) -> None:
-        """Count as so many messages more what the client has done, or asked for."""
-        self.allowed -= messages
+        self.allowed -= control_frames
         if self.messages_in > self.allowed:
             self.sent_too_many()
 

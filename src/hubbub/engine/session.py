@@ -181,12 +181,17 @@ class Session:
             framing = connection.transport.framing
             connection.outbox.append(framing(payload, self._codec.binary), len(payload))
 
+    def _charge(self, messages: int) -> None:
+        """Count a request as so many messages more, of a burst half at the most.
+
+        So it is answered, however small the burst; it is the next message that may be too much.
+        """
+        self._connection.allowed -= min(messages, self._hub.settings.max_message_burst // 2)
+
     async def _check_depth(self, message: str | bytes) -> None:
-        codec, limit, at_once = self._codec, self._max_depth, AT_ONCE[type(message)]
-        if len(message) <= at_once:
-            codec.check_depth(message, limit)
-        elif codec.may_be_deeper(message, limit):
-            self._connection.charge(len(message) // at_once)
+        codec, limit = self._codec, self._max_depth
+        if not codec.check_depth(message, limit, at_once=True):
+            self._charge(len(message) // AT_ONCE[type(message)])
             # In a thread, so that others get their turns; in one only, which has to share the interpreter.
             async with self._hub.running.looking:
                 await anyio.to_thread.run_sync(codec.check_depth, message, limit)
@@ -280,7 +285,7 @@ class Session:
             codec=self._codec,
             size=self._hub.settings.max_outbox,
         )
-        self._connection.charge(len(page.messages) // READ_AT_ONCE)
+        self._charge(len(page.messages) // READ_AT_ONCE)
         self._acknowledge(request, page)
 
     async def _presence(self, request: Incoming) -> None:

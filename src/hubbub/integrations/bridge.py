@@ -160,10 +160,6 @@ def keepalive_of(hub: Hubbub) -> Keepalive:
     return keepalive
 
 
-HELD_UP = 0.05
-"""Seconds that a message takes to be sent where that has to wait for the client."""
-
-
 class WebSocketExchange(ABC):
     """A WebSocket from its handshake on: `send` as ASGI has it, and what the host has to do for it.
 
@@ -174,6 +170,7 @@ class WebSocketExchange(ABC):
         self.signs = 0
         """How often something was heard of the client."""
         self._writing = 0
+        self._seen_writing = False  # whether a message was being sent when that was last looked at
         self._state: Literal["connecting", "refusing", "open", "closed"] = "connecting"
         self._refusal: tuple[int, Headers] = (HTTPStatus.FORBIDDEN, [])
         self._body = b""
@@ -208,19 +205,19 @@ class WebSocketExchange(ABC):
             raise RuntimeError(f"{kind!r} can't be sent while the WebSocket is {self._state}.")
 
     async def _write(self, message: str | bytes) -> None:
-        began = asyncio.get_running_loop().time()
         self._writing += 1
         try:
             await self.write(message)
         finally:
             self._writing -= 1
-        if asyncio.get_running_loop().time() - began > HELD_UP:
-            self.signs += 1  # of life: it took something
+        if self._seen_writing:
+            self._seen_writing = False
+            self.signs += 1  # of life: it took what was waiting for it
 
-    @property
-    def listening(self) -> bool:
-        """Whether an answer to a ping would be read, or it is the client who takes nothing."""
-        return self.reading or self._writing > 0
+    def listens(self) -> bool:
+        """Tell whether an answer to a ping would be read, or it is the client who takes nothing."""
+        self._seen_writing = self._writing > 0
+        return self.reading or self._seen_writing
 
     async def _refuse(self) -> None:
         self._state = "closed"

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import msgspec
 
 from ..errors import InvalidMessage
-from .depth import json_is_deeper, json_may_be_deeper, msgpack_is_deeper, msgpack_may_be_deeper
+from .depth import json_is_deeper, msgpack_is_deeper
 from .envelope import Envelope, Incoming
 
 Kind = TypeVar("Kind")
@@ -32,7 +32,9 @@ pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 _unpack = msgspec.msgpack.Decoder().decode
 
-_Judge = Callable[[str | bytes, int], bool]
+
+class _Judge(Protocol):
+    def __call__(self, message: str | bytes, limit: int, *, at_once: bool) -> bool | None: ...
 
 
 class Codec:
@@ -52,10 +54,7 @@ class Codec:
         self.encode: Callable[[Envelope], bytes]
         """Return the payload of the WebSocket message for an envelope."""
         self.encode = pack if binary else msgspec.json.Encoder(enc_hook=_plain).encode
-        judges = (
-            (msgpack_may_be_deeper, msgpack_is_deeper) if binary else (json_may_be_deeper, json_is_deeper)
-        )
-        self._may_be_deeper, self._is_deeper = cast("tuple[_Judge, _Judge]", judges)
+        self._is_deeper = cast("_Judge", msgpack_is_deeper if binary else json_is_deeper)
 
     def read(self, message: str | bytes) -> Incoming:
         """Return a client's message; :exc:`InvalidMessage` if it is no envelope."""
@@ -75,14 +74,15 @@ class Codec:
         """Return up to which length a message can't have more than `limit` levels, and needs no check."""
         return limit if self.binary else 2 * limit
 
-    def may_be_deeper(self, message: str | bytes, limit: int) -> bool:
-        """Tell in no time whether a message has to be looked through for more than `limit` levels."""
-        return self._may_be_deeper(message, limit)
+    def check_depth(self, message: str | bytes, limit: int, *, at_once: bool = False) -> bool:
+        """Raise :exc:`InvalidMessage` if a message that could be read has more than `limit` levels.
 
-    def check_depth(self, message: str | bytes, limit: int) -> None:
-        """Raise :exc:`InvalidMessage` if a message that could be read has more than `limit` levels."""
-        if self._is_deeper(message, limit):
+        False if that is still to be told, since it takes longer than it may `at_once`.
+        """
+        deeper = self._is_deeper(message, limit, at_once=at_once)
+        if deeper:
             raise _too_deep("envelope")
+        return deeper is not None
 
     def decoder(self, kind: type[Kind]) -> Callable[[msgspec.Raw], Kind]:
         """Return a function that decodes and checks as `kind`; it raises what is :data:`UNREADABLE`."""

@@ -35,34 +35,36 @@ _LENGTH = [
 
 
 AT_ONCE = {str: 65_536, bytes: 4_096}
-"""Characters of JSON, or bytes of MessagePack, that are looked through in less than a millisecond."""
+"""Characters of JSON, or values of MessagePack, that are looked through in less than a millisecond."""
 
 
-def json_may_be_deeper(text: str, limit: int) -> bool:
-    """Tell whether a JSON text opens more than `limit` arrays and objects, be it in its strings."""
-    return text.count("[") + text.count("{") > limit
+def json_is_deeper(text: str, limit: int, *, at_once: bool = False) -> bool | None:
+    """Tell whether a JSON text has more than `limit` levels of arrays and objects.
 
-
-def json_is_deeper(text: str, limit: int) -> bool:
-    """Tell whether a JSON text has more than `limit` levels of arrays and objects."""
-    if not json_may_be_deeper(text, limit):
+    None where that takes longer than it may if it is to be told `at_once`.
+    """
+    if text.count("[") + text.count("{") <= limit:
         return False
+    if at_once and len(text) > AT_ONCE[str]:
+        return None
     brackets = _STRING.sub("", text).encode().translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(brackets).cast("b")), default=0) > limit
 
 
-def msgpack_may_be_deeper(data: bytes, limit: int) -> bool:
-    """Tell whether more than `limit` bytes of a MessagePack value are as those that open arrays and maps."""
-    return len(data.translate(None, _NO_CONTAINERS)) > limit
+def msgpack_is_deeper(data: bytes, limit: int, *, at_once: bool = False) -> bool | None:
+    """Tell whether a MessagePack value has more than `limit` levels of arrays and maps.
 
-
-def msgpack_is_deeper(data: bytes, limit: int) -> bool:
-    """Tell whether a MessagePack value has more than `limit` levels of arrays and maps."""
-    if not msgpack_may_be_deeper(data, limit):
+    None where that takes longer than it may if it is to be told `at_once`.
+    """
+    if len(data.translate(None, _NO_CONTAINERS)) <= limit:
         return False
     above: list[int] = []
     left, at, end = 1, 0, len(data)
+    values = AT_ONCE[bytes] if at_once else end
     while at < end:
+        if not values:
+            return None
+        values -= 1
         while not left:
             left = above.pop()
         left -= 1

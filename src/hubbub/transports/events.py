@@ -173,9 +173,8 @@ class Events:
         """Ask the client for a sign of life."""
         self._transport.ping()
 
-    @property
-    def listening(self) -> bool:
-        """Whether an answer would be read, or it is the client who takes nothing."""
+    def listens(self) -> bool:
+        """Tell whether an answer would be read, or it is the client who takes nothing."""
         return self._reading or not self._writable
 
     def silent(self) -> None:

@@ -13,9 +13,8 @@ class Pinged(Protocol):
     signs: int
     """How often something was heard of the client."""
 
-    @property
-    def listening(self) -> bool:
-        """Whether an answer would be read, or it is the client who takes nothing."""
+    def listens(self) -> bool:
+        """Tell whether an answer would be read, or it is the client who takes nothing."""
 
     def ping(self) -> None:
         """Ask the client for a sign of life."""
@@ -69,7 +68,7 @@ class Keepalive:
     def check(self, now: float) -> None:
         """Do what is due; `now` is the event loop's time in seconds."""
         for connection, watch in list(self._watched.items()):
-            if connection.signs != watch.signs or not connection.listening:
+            if connection.signs != watch.signs or not connection.listens():
                 watch.signs, watch.since, watch.pinged = connection.signs, now, False
             elif watch.pinged:
                 if now - watch.since >= self._timeout:

@@ -306,9 +306,9 @@ class WebSocketProtocol(asyncio.Protocol):
                 if position == end or not self._reading:
                     continue
             position = self._assemble(data, position, listener, deliver, pongs)
-        # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out). A close
-        # frame of our own is no reason to (section 5.5.2), one of the client's is: nothing behind it is read.
-        if pongs and self._writable:
+        # Whoever does not read gets no pongs on top (RFC 6455 section 5.5.3 lets them be left out). None
+        # come behind the server's close frame, where a client discards what there is (section 1.4).
+        if pongs and self._sent is None and self._writable:
             self._socket.write(b"".join(pongs))
         if self._discarding and listener is not None and self._assembler is not None:
             self._finish(self._assembler, listener, last=position == end)

@@ -1,6 +1,7 @@
 """Whether a client reads the answer that it asked for."""
 
 import asyncio
+import select
 import socket
 import struct
 import sys
@@ -78,7 +79,8 @@ _ACKNOWLEDGED, _WAITING = struct.Struct("@120xQ"), struct.Struct("@144xI")  # in
 def progress_of(connection: socket.socket | None) -> Progress:
     """Return how far a TCP connection's peer has come; nothing waits where the kernel does not say.
 
-    Linux says it, since 4.6. While something waits in the program, something waits in the kernel too.
+    Linux says it, since 4.6. While something waits in the program, the kernel takes nothing more; where it
+    would, what the peer has not read is all in the kernel, and costs the program nothing.
     """
     if sys.platform != "linux" or connection is None or connection.family == socket.AF_UNIX:
         return _NOT_KNOWN
@@ -86,6 +88,10 @@ def progress_of(connection: socket.socket | None) -> Progress:
         said = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     except OSError:
         return _NOT_KNOWN  # it was lost meanwhile, which its protocol is told
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT)
+    if poll.poll(0):
+        return _NOT_KNOWN
     if len(said) < _WAITING.size:
         return _NOT_KNOWN
     [acknowledged], [waiting] = _ACKNOWLEDGED.unpack_from(said), _WAITING.unpack_from(said)

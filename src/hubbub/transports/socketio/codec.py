@@ -69,14 +69,11 @@ class SocketIOCodec(Codec):
         """Return up to which length a message can't have more than `limit` levels, and needs no check."""
         return limit
 
-    def may_be_deeper(self, message: str | bytes, limit: int) -> bool:
-        """Tell in no time whether a message has to be looked through for more than `limit` levels."""
-        return (JSON if isinstance(message, str) else MESSAGEPACK).may_be_deeper(message, limit + 1)
-
-    def check_depth(self, message: str | bytes, limit: int) -> None:
+    def check_depth(self, message: str | bytes, limit: int, *, at_once: bool = False) -> bool:
         """Raise :exc:`InvalidMessage` if a message that could be read has more than `limit` levels."""
+        codec = JSON if isinstance(message, str) else MESSAGEPACK
         # The array of the arguments is no level of the data.
-        (JSON if isinstance(message, str) else MESSAGEPACK).check_depth(message, limit + 1)
+        return codec.check_depth(message, limit + 1, at_once=at_once)
 
     def decoder(self, kind: type[Kind]) -> Callable[[msgspec.Raw], Kind]:
         """Return a function that decodes arguments and checks them as `kind`.
