@@ -43,7 +43,7 @@ INPUTS: dict[str, Input] = {
     "heartbeat": Input(20, "s", "silence after which a line is pinged", "chosen", "the default"),
     # An instance: one process, at most one core.
     "memory": Input(
-        7.4, "kB", "memory for a connection in a room", "measured", "`--work memory --idle 15000`"
+        7.6, "kB", "memory for a connection in a room", "measured", "`--work memory --idle 15000`"
     ),
     "room_memory": Input(
         1.7, "kB", "memory for each further room held", "measured", "`--work held-redis --held 100000`"
@@ -51,11 +51,11 @@ INPUTS: dict[str, Input] = {
     "base_memory": Input(
         45_000, "kB", "memory of an instance without connections", "measured", "`--work memory`"
     ),
-    "accepts": Input(4_590, "/s", "connections accepted, without TLS", "measured", "`--work accepts`"),
-    "echo": Input(8.7, "µs", "to read a message and write one", "measured", "`--work echo`"),
-    "small_rooms": Input(59_600, "/s", "deliveries in rooms of 10", "measured", "`--work rooms`"),
+    "accepts": Input(4_960, "/s", "connections accepted, without TLS", "measured", "`--work accepts`"),
+    "echo": Input(8.6, "µs", "to read a message and write one", "measured", "`--work echo`"),
+    "small_rooms": Input(63_000, "/s", "deliveries in rooms of 10", "measured", "`--work rooms`"),
     "large_room": Input(
-        228_000, "/s", "deliveries in a room of 1000, one in flight", "measured", "`--work fanout-1`"
+        218_000, "/s", "deliveries in a room of 1000, one in flight", "measured", "`--work fanout-1`"
     ),
     "call": Input(
         48,
