@@ -21,6 +21,21 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 MOST_REDIRECTS = 10
 
+Place = tuple[str, str | None, int | None]
+"""The scheme, host and port of a URL."""
+
+_WITH_TLS = {"http": "https", "ws": "wss"}
+
+
+def may_follow(old: Place, new: Place) -> bool:
+    """Tell whether a redirection may be followed: what is sent there has a login in it.
+
+    It may on the same host, at the same port, and from no TLS to TLS.
+    """
+    (scheme, host, port), (new_scheme, new_host, new_port) = old, new
+    same_port = (new_scheme, new_port) == (scheme, port)
+    return new_host == host and (same_port or new_scheme == _WITH_TLS.get(scheme))
+
 
 def listed(headers: Headers | None) -> list[tuple[str, str]]:
     """Return headers as pairs of a name and a value."""

@@ -24,7 +24,18 @@ from websockets.uri import parse_uri
 from ..errors import ConfigurationError
 from ..protocol.codecs import CODECS
 from ..protocol.codes import CloseCode
-from .handshake import LATER, MOST_REDIRECTS, REDIRECTS, Headers, Proxy, headers_with, listed, seconds_of
+from .handshake import (
+    LATER,
+    MOST_REDIRECTS,
+    REDIRECTS,
+    Headers,
+    Place,
+    Proxy,
+    headers_with,
+    listed,
+    may_follow,
+    seconds_of,
+)
 from .line import Dial, LineLost, NotConnected
 
 CLOSES_WITHIN = 5.0
@@ -93,21 +104,21 @@ def _lost(closed: ConnectionClosed) -> LineLost:
 
 
 def _moved_to(url: str, answered: InvalidStatus) -> str | None:
-    """Return where the client is to go, if an answer is a redirection that may be followed.
-
-    It may on the same host, at the same port, and from no TLS to TLS: what is sent there has a login in it.
-    """
+    """Return where the client is to go, if an answer is a redirection that may be followed."""
     response = answered.response
     location = "".join(response.headers.get_all("Location")[:1])
     if response.status_code not in REDIRECTS or not location:
         return None
     try:
         elsewhere = urljoin(url, location)
-        old, new = parse_uri(url), parse_uri(elsewhere)
+        return elsewhere if may_follow(_place_of(url), _place_of(elsewhere)) else None
     except (InvalidURI, ValueError):
         return None
-    same_port = (new.secure, new.port) == (old.secure, old.port)
-    return elsewhere if new.host == old.host and (same_port or (new.secure and not old.secure)) else None
+
+
+def _place_of(url: str) -> Place:
+    uri = parse_uri(url)
+    return "wss" if uri.secure else "ws", uri.host, uri.port
 
 
 def dialling(

@@ -1,7 +1,7 @@
 """How deep a message is nested: told from its bytes, and nearly always by counting those that open a level.
 
 Nothing is decoded for it: a value can take fifty times the room of its bytes, and the time to make it.
-The functions are for messages that were found to be valid.
+Both functions are for messages that were found to be valid.
 """
 
 import re

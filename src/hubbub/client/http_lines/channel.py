@@ -8,7 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from ..handshake import LATER, MOST_REDIRECTS, REDIRECTS, Proxy, TLSContext, seconds_of
+from ..handshake import LATER, MOST_REDIRECTS, REDIRECTS, Place, Proxy, TLSContext, may_follow, seconds_of
 from ..line import NotConnected
 
 PROBLEMS = (aiohttp.ClientError, OSError)
@@ -63,9 +63,7 @@ class Channel:
     def _moved_to(self, location: str) -> bool:
         with suppress(ValueError):
             url = self._url.join(URL(location))
-            same_port = (url.scheme, url.port) == (self._url.scheme, self._url.port)
-            to_tls = (self._url.scheme, url.scheme) == ("http", "https")
-            if location and url.host == self._url.host and (same_port or to_tls):
+            if location and may_follow(_place_of(self._url), _place_of(url)):
                 self._url = url.with_fragment(None)
                 return True
         return False
@@ -142,3 +140,7 @@ def said(problem: Exception) -> str:
 
 def _of_system(problem: OSError) -> str:
     return problem.strerror if problem.errno and problem.strerror else type(problem).__name__
+
+
+def _place_of(url: URL) -> Place:
+    return url.scheme, url.host, url.port
